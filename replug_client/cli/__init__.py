@@ -1,0 +1,1 @@
+"""One command a file: parse, freeze the options, call the library."""

@@ -1,0 +1,59 @@
+"""Errors of replug: each says what was found, what was expected and what mends it."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ReplugError(Exception):
+    """Base of every error that replug raises on purpose.
+
+    The command line prints the message alone, without a traceback, and exits with ``exit_code``.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+
+class OptionError(ReplugError, ValueError):
+    """An option, or a combination of options, that cannot work."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class CorpusError(ReplugError, ValueError):
+    """A passage or document file that cannot be read as asked: names file, row and column."""
+
+
+class StaleArtefactError(ReplugError):
+    """An artefact on disk was made by something other than what it is now used with."""
+
+
+class ArtefactError(ReplugError):
+    """An artefact is missing, incomplete or damaged."""
+
+
+class SupervisorError(ReplugError):
+    """The supervisor could not give a score.
+
+    ``retryable`` says whether the same request may succeed later (a full queue, a lost connection).
+    """
+
+    retryable: ClassVar[bool] = False
+
+
+class SupervisorUnavailableError(SupervisorError):
+    """No answer from the server: connection refused or reset, time-out, or a 5xx status."""
+
+    retryable: ClassVar[bool] = True
+
+
+class SupervisorRequestError(SupervisorError):
+    """The server refused the request (4xx); sending it again would be refused again."""
+
+
+class WrongAnswerError(SupervisorError):
+    """The server answered 200, but not with the log-probs that were asked for."""
+
+
+class PromptTooLongError(SupervisorError, ValueError):
+    """A prompt does not fit the supervisor's context; found before anything is sent."""

@@ -1,0 +1,1 @@
+"""Retrievers in, numbers out."""

@@ -1,0 +1,1 @@
+"""Question in, answer out. Not built yet: see the project's open issues."""

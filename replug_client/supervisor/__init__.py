@@ -1,0 +1,1 @@
+"""(passage, query, continuation) in, log-likelihoods out."""

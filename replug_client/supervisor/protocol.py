@@ -1,0 +1,87 @@
+"""The supervisor seam: prompts in, log-likelihoods out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Token ids of the supervisor, of which the last ``num_continuation`` are scored.
+
+    Attributes:
+        ids: The whole prompt: BOS (if any) + passage + separator + query + continuation.
+        num_continuation: How many ids at the end are the continuation; at least 1, and at least one
+            id stands before them.
+        label: What names the pair in error messages, for example ``example 12, passage 'os.py#3'``.
+            It takes no part in equality or in the cache's key.
+    """
+
+    ids: tuple[int, ...]
+    num_continuation: int
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Score:
+    """Log-likelihood of a continuation given what stands before it.
+
+    Attributes:
+        token_log_probs: ``(num_tokens,)`` float32, natural logarithms (nats), one per continuation
+            token in order.
+    """
+
+    token_log_probs: npt.NDArray[np.float32]
+
+    @property
+    def log_likelihood(self) -> float:
+        """Sum over the continuation's tokens, in nats (float64 sum of float32 terms)."""
+        return float(self.token_log_probs.sum(dtype=np.float64))
+
+    @property
+    def num_tokens(self) -> int:
+        """Length of the continuation in the supervisor's tokens."""
+        return len(self.token_log_probs)
+
+
+@runtime_checkable
+class Supervisor(Protocol):
+    """A black-box LM that scores continuations. Implementations are safe to call from several threads."""
+
+    @property
+    def name(self) -> str:
+        """The model's name as its server (or folder) gives it."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies what would change a score: model, format-independent, with a canary score in it."""
+        ...
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """Longest prompt (continuation included) that can be scored."""
+        ...
+
+    def score(self, prompts: Sequence[Prompt]) -> list[Score]:
+        """Score every prompt, in order. All or an exception; what was scored before it is kept by a cache.
+
+        Raises:
+            PromptTooLongError: before anything is sent.
+            SupervisorError: and its subclasses, naming the pair.
+        """
+        ...
+
+    def submit(self, prompts: Sequence[Prompt]) -> Future[list[Score]]:
+        """The same without waiting: several submissions are scored concurrently, within bounds."""
+        ...
+
+    def close(self) -> None:
+        """Release connections and threads."""
+        ...

@@ -1,0 +1,1 @@
+"""Examples, an index and a supervisor in; a tuned retriever out."""
