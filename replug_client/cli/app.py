@@ -1,0 +1,91 @@
+"""The `replug` command: one Typer application, shared by the console script and the top-level files."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import click
+import typer
+from typer.main import get_command
+
+from replug_client import __version__
+from replug_client.errors import ReplugError
+
+_COMMANDS: dict[str, tuple[str, str]] = {
+    "embed": ("Pipeline", "replug_client.cli.embed"),
+    "train": ("Pipeline", "replug_client.cli.train"),
+    "compare": ("Pipeline", "replug_client.cli.compare"),
+    "score": ("Tools", "replug_client.cli.score"),
+    "demo": ("Tools", "replug_client.cli.demo"),
+}
+
+
+def canonical(arguments: Sequence[str]) -> list[str]:
+    """Spell every long flag with underscores: ``--n-docs=3`` becomes ``--n_docs=3``.
+
+    Values are left alone, and so is everything after a bare ``--``.
+    """
+    result: list[str] = []
+    for position, argument in enumerate(arguments):
+        if argument == "--":
+            return [*result, *arguments[position:]]
+        flag, equals, value = argument.partition("=")
+        if flag.startswith("--"):
+            argument = "--" + flag[2:].replace("-", "_") + equals + value
+        result.append(argument)
+    return result
+
+
+def build() -> typer.Typer:
+    """The application with its commands; each command's module is imported here and nowhere else."""
+    app = typer.Typer(
+        name="replug",
+        help="Tune a dense retriever to a black-box language model (REPLUG LSR), and see what it gives.",
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        add_completion=False,
+        context_settings={"help_option_names": ["--help", "-h"]},
+    )
+    app.callback()(_root)
+    for name, (panel, module) in _COMMANDS.items():
+        app.command(name, rich_help_panel=panel)(getattr(import_module(module), name))
+    return app
+
+
+def _root(
+    version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
+) -> None:
+    if version:
+        typer.echo(f"replug {__version__}")
+        raise typer.Exit
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run `replug`. A ``ReplugError`` is printed without a traceback and decides the exit status."""
+    _invoke(get_command(build()), canonical(sys.argv[1:] if arguments is None else arguments), "replug")
+
+
+def run(command: str) -> None:
+    """Run one command as a program of its own, as the top-level files do."""
+    single = typer.Typer(pretty_exceptions_enable=False, add_completion=False, rich_markup_mode="rich")
+    _, module = _COMMANDS[command]
+    single.command(command)(getattr(import_module(module), command))
+    _invoke(get_command(single), canonical(sys.argv[1:]), sys.argv[0])
+
+
+def _invoke(command: click.Command, arguments: list[str], program: str) -> None:
+    try:
+        status = command.main(args=arguments, prog_name=program, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        print("Interrupted; what was finished is kept, and the same command goes on from there.", file=sys.stderr)
+        sys.exit(130)
+    except ReplugError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    sys.exit(status if isinstance(status, int) else 0)
