@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 
-import click
 import typer
 from typer.main import get_command
 
@@ -76,16 +75,9 @@ def run(command: str) -> None:
     _invoke(get_command(single), canonical(sys.argv[1:]), sys.argv[0])
 
 
-def _invoke(command: click.Command, arguments: list[str], program: str) -> None:
+def _invoke(command: Callable[..., object], arguments: list[str], program: str) -> None:
     try:
-        status = command.main(args=arguments, prog_name=program, standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        print("Interrupted; what was finished is kept, and the same command goes on from there.", file=sys.stderr)
-        sys.exit(130)
+        command(args=arguments, prog_name=program)
     except ReplugError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    sys.exit(status if isinstance(status, int) else 0)
