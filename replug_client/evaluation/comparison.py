@@ -1,0 +1,247 @@
+"""Two retrievers on the same queries: what each returns, what moved, and how far the lists agree.
+
+Pure functions over ranked lists of corpus rows. Ranks are 1-based. A list is searched to some depth
+and shown to ``k`` passages, so that a passage which is new among the first ``k`` still has a rank to
+have come from, if it stood within the depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from replug_client.corpus.records import Passage
+
+Status = Literal["kept", "new", "dropped"]
+Rows = npt.NDArray[np.int64]
+
+RBO_PERSISTENCE = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One passage in one retriever's list.
+
+    Attributes:
+        row: The passage's position in the corpus.
+        rank: Its rank in this list, from 1.
+        similarity: What this retriever gives it for the query.
+        other_rank: Its rank with the other retriever; None beyond the depth searched.
+        status: ``kept`` where both have it among their first k; otherwise ``dropped`` (base's list)
+            or ``new`` (tuned's list).
+    """
+
+    row: int
+    rank: int
+    similarity: float
+    other_rank: int | None
+    status: Status
+
+
+@dataclass(frozen=True, slots=True)
+class QueryComparison:
+    """One query, both lists, and how far they agree.
+
+    Attributes:
+        query: Its text.
+        base: The base retriever's first ``k``, best first.
+        tuned: The tuned retriever's first ``k``.
+        depth: How far down each list ``other_rank`` was looked for.
+        overlap: See :func:`overlap`.
+        rbo: See :func:`rank_biased_overlap`.
+        kendall_tau: See :func:`kendall_tau`.
+        continuation: What really follows the query, where that is known.
+    """
+
+    query: str
+    base: tuple[Place, ...]
+    tuned: tuple[Place, ...]
+    depth: int
+    overlap: float
+    rbo: float
+    kendall_tau: float
+    continuation: str | None = None
+
+    @property
+    def k(self) -> int:
+        """Passages compared; smaller than asked for where the corpus is."""
+        return max(len(self.base), len(self.tuned))
+
+    @property
+    def first_kept(self) -> bool:
+        """Whether both retrievers return the same first passage."""
+        return self.base[0].row == self.tuned[0].row
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Means over ``n`` queries; ``first_kept`` is the share with the same first passage."""
+
+    n: int
+    k: int
+    overlap: float
+    rbo: float
+    kendall_tau: float
+    first_kept: float
+
+
+def overlap(base: Sequence[int], tuned: Sequence[int]) -> float:
+    """Share of passages in common: ``|base & tuned| / max(len(base), len(tuned))``."""
+    return len(set(base) & set(tuned)) / max(len(base), len(tuned))
+
+
+def rank_biased_overlap(
+    base: Sequence[int], tuned: Sequence[int], persistence: float = RBO_PERSISTENCE
+) -> float:
+    """Agreement weighted towards the top: 1 for equal lists, 0 for disjoint ones.
+
+    RBO_ext of Webber, Moffat & Zobel 2010, extrapolated from lists of one length:
+    ``A_k p^k + (1 - p)/p * sum_{d=1..k} A_d p^d``, with ``A_d`` the overlap of the first ``d``.
+    """
+    k = min(len(base), len(tuned))
+    agreements = [len(set(base[:d]) & set(tuned[:d])) / d for d in range(1, k + 1)]
+    weighted = sum(a * persistence**d for d, a in enumerate(agreements, start=1))
+    return agreements[-1] * persistence**k + (1 - persistence) / persistence * weighted
+
+
+def kendall_tau(base: Sequence[int], tuned: Sequence[int]) -> float:
+    """Kendall's tau-b over the union of two lists.
+
+    A passage that a list does not have stands one rank behind its last, tied with the others it
+    does not have. 1 for equal lists, -1 for the reverse order; two disjoint lists are negative,
+    since every passage of the one stands above every passage of the other.
+    """
+    union = list(dict.fromkeys([*base, *tuned]))
+    if len(union) == 1:
+        return 1.0
+    order = []
+    for rows in (base, tuned):
+        ranks = {row: rank for rank, row in enumerate(rows)}
+        values = np.array([ranks.get(row, len(rows)) for row in union])
+        order.append(np.sign(values[:, None] - values[None, :]))
+    one, two = order
+    untied = np.sqrt(float((one != 0).sum()) * float((two != 0).sum()))
+    return float((one * two).sum() / untied)
+
+
+def compare_query(
+    query: str,
+    base: tuple[Sequence[int], Sequence[float]],
+    tuned: tuple[Sequence[int], Sequence[float]],
+    k: int,
+    *,
+    continuation: str | None = None,
+) -> QueryComparison:
+    """Compare two lists for one query.
+
+    Args:
+        query: Its text.
+        base: ``(rows, similarities)``, best first, searched at least ``k`` deep where the corpus allows.
+        tuned: The same with the tuned retriever.
+        k: How many of each are compared and shown.
+        continuation: What follows the query, to be shown with it.
+
+    Raises:
+        ValueError: an empty list, ``k`` below 1, or a row twice in one list.
+    """
+    for name, (rows, similarities) in (("base", base), ("tuned", tuned)):
+        if k < 1 or len(rows) == 0 or len(rows) != len(similarities):
+            raise ValueError(
+                f"{name}: expected k >= 1 and one similarity a row, found k={k}, "
+                f"{len(rows)} rows and {len(similarities)} similarities"
+            )
+        if len(set(rows)) != len(rows):
+            raise ValueError(f"{name}: a passage stands twice in one list")
+    first, second = list(base[0][:k]), list(tuned[0][:k])
+    return QueryComparison(
+        query=query,
+        base=_places(base, tuned[0], k, "dropped"),
+        tuned=_places(tuned, base[0], k, "new"),
+        depth=max(len(base[0]), len(tuned[0])),
+        overlap=overlap(first, second),
+        rbo=rank_biased_overlap(first, second),
+        kendall_tau=kendall_tau(first, second),
+        continuation=continuation,
+    )
+
+
+def _places(
+    own: tuple[Sequence[int], Sequence[float]], other: Sequence[int], k: int, missing: Status
+) -> tuple[Place, ...]:
+    ranks = {row: rank for rank, row in enumerate(other, start=1)}
+    return tuple(
+        Place(
+            row=int(row),
+            rank=rank,
+            similarity=float(similarity),
+            other_rank=ranks.get(row),
+            status="kept" if ranks.get(row, k + 1) <= k else missing,
+        )
+        for rank, (row, similarity) in enumerate(zip(own[0][:k], own[1][:k], strict=True), start=1)
+    )
+
+
+def agreement(comparisons: Sequence[QueryComparison]) -> Agreement:
+    """Means over queries. Raises ValueError where there is no query."""
+    if not comparisons:
+        raise ValueError("no query to compare")
+    return Agreement(
+        n=len(comparisons),
+        k=max(item.k for item in comparisons),
+        overlap=fmean(item.overlap for item in comparisons),
+        rbo=fmean(item.rbo for item in comparisons),
+        kendall_tau=fmean(item.kendall_tau for item in comparisons),
+        first_kept=fmean(item.first_kept for item in comparisons),
+    )
+
+
+def comparison_json(comparison: QueryComparison, passages: Mapping[int, Passage]) -> dict[str, Any]:
+    """One query's comparison as plain values, with the whole passage text."""
+    value: dict[str, Any] = {"query": comparison.query}
+    if comparison.continuation is not None:
+        value["continuation"] = comparison.continuation
+    for name, other, places in (
+        ("base", "tuned_rank", comparison.base),
+        ("tuned", "base_rank", comparison.tuned),
+    ):
+        value[name] = [_place_json(place, other, passages[place.row]) for place in places]
+    value |= {
+        "depth": comparison.depth,
+        "overlap": comparison.overlap,
+        "rank_biased_overlap": comparison.rbo,
+        "kendall_tau": comparison.kendall_tau,
+    }
+    return value
+
+
+def _place_json(place: Place, other: str, passage: Passage) -> dict[str, Any]:
+    value: dict[str, Any] = {
+        "rank": place.rank,
+        "id": passage.id,
+        "similarity": place.similarity,
+        other: place.other_rank,
+        "status": place.status,
+        "text": passage.text,
+    }
+    if passage.title is not None:
+        value["title"] = passage.title
+    if passage.extra:
+        value["extra"] = dict(passage.extra)
+    return value
+
+
+def agreement_json(value: Agreement) -> dict[str, Any]:
+    """The means as plain values."""
+    return {
+        "n": value.n,
+        "k": value.k,
+        "overlap": value.overlap,
+        "rank_biased_overlap": value.rbo,
+        "kendall_tau": value.kendall_tau,
+        "first_kept": value.first_kept,
+    }
