@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -63,12 +63,13 @@ def read_json(path: Path, *, mend: str) -> dict[str, Any]:
     return value
 
 
-def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, read in pieces."""
+def sha256_file(path: Path, advance: Callable[[int], None] = lambda _: None) -> str:
+    """SHA-256 of a file's bytes, read in pieces; ``advance`` is told the length of each."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
+            advance(len(chunk))
     return digest.hexdigest()
 
 

@@ -1,0 +1,181 @@
+"""CSV, TSV and JSONL: records out of text files, streamed, each with the line it starts on."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from replug_client.corpus.records import Passage
+from replug_client.corpus.rows import (
+    UTF8_MEND,
+    Advance,
+    Columns,
+    Place,
+    missing_column,
+    passage_of,
+    refuse_bad_bytes,
+)
+from replug_client.errors import CorpusError
+
+# Python's own limit is 128 KiB. Some limit there must be: one stray quote makes a field of all that follows.
+_FIELD_LIMIT = 1 << 28
+_OTHER_DELIMITERS = {"a comma": ",", "a tab": "\t", "a semicolon": ";", "a bar": "|"}
+
+
+class _Counted(io.FileIO):
+    """A file that reports how many bytes are read from it."""
+
+    def __init__(self, path: Path, advance: Advance) -> None:
+        super().__init__(path, "rb")
+        self._advance = advance
+
+    def readinto(self, buffer: Any, /) -> int:
+        count = super().readinto(buffer) or 0
+        self._advance(count)
+        return count
+
+
+def _open(path: Path, advance: Advance) -> io.BufferedReader[_Counted]:
+    stream = io.BufferedReader(_Counted(path, advance), 1 << 16)
+    start = stream.peek(2)[:2]
+    if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        stream.close()
+        raise CorpusError(
+            f"{path}, line 1: the file is UTF-16, expected UTF-8. "
+            "Convert it: iconv -f UTF-16 -t UTF-8 OLD > NEW"
+        )
+    return stream
+
+
+def delimited_passages(
+    delimiter: str, path: Path, columns: Columns, advance: Advance
+) -> Iterator[tuple[Place, Passage]]:
+    """Records of a CSV or TSV file with a header (RFC 4180: quotes doubled, newlines inside quotes kept).
+
+    Raises:
+        CorpusError: a missing or repeated column, a ragged row, a quote that is never closed, bytes
+            that are not UTF-8, or whatever :func:`passage_of` refuses.
+    """
+    csv.field_size_limit(max(csv.field_size_limit(), _FIELD_LIMIT))
+    # Bad bytes become surrogates, so that they are found in their own cell and not in some block of 8 KiB.
+    with (
+        _open(path, advance) as raw,
+        io.TextIOWrapper(raw, "utf-8-sig", "surrogateescape", newline="") as stream,
+    ):
+        rows = _rows(csv.reader(stream, delimiter=delimiter, strict=True), path)
+        _, header = next(rows, (1, []))
+        if not header:
+            return
+        _check_header(path, header, delimiter, columns)
+        for record, (line, row) in enumerate(rows, 1):
+            place = Place(str(path), record, line)
+            if len(row) != len(header):
+                raise _ragged(place, row, header)
+            cells = dict(zip(header, row, strict=True))
+            refuse_bad_bytes(place, cells)
+            yield place, passage_of(place, cells, columns)
+
+
+def _rows(reader: Any, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Rows that are not blank lines, each with the line it starts on."""
+    while True:
+        line = reader.line_num + 1
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise CorpusError(
+                f"{path}, line {line}: the row that starts here cannot be read ({error}). "
+                "A field that begins with a quote must end with one, and quotes inside it are doubled."
+            ) from error
+        if row:
+            yield line, row
+
+
+def _check_header(path: Path, header: list[str], delimiter: str, columns: Columns) -> None:
+    place = Place(str(path), 0, 1)
+    refuse_bad_bytes(place, dict(enumerate(header)))  # type: ignore[arg-type]
+    repeated = sorted({name for name in header if header.count(name) > 1})
+    if repeated:
+        raise CorpusError(
+            f"{path}, line 1: column {repeated[0]!r} stands there more than once. Rename one of them."
+        )
+    for column in (columns.id, columns.text):
+        if column in header:
+            continue
+        for name, other in _OTHER_DELIMITERS.items():
+            if len(header) == 1 and other != delimiter and other in header[0]:
+                raise CorpusError(
+                    f"{path}, line 1: no column {column!r}; the columns seem to be separated by {name}, "
+                    f"expected {delimiter!r}. The file's suffix decides: .csv is read with commas, .tsv with tabs."
+                )
+        raise missing_column(f"{path}, line 1", column, header)
+
+
+def _ragged(place: Place, row: list[str], header: list[str]) -> CorpusError:
+    if len(row) < len(header):
+        return place.error(
+            f"a ragged row: {len(row)} fields, expected {len(header)}; this is the first that is missing. "
+            "Add it, or quote what holds a newline.",
+            column=header[len(row)],
+        )
+    return place.error(
+        f"a ragged row: {len(row)} fields, expected {len(header)}; too many after this one. "
+        "Quote what holds the delimiter.",
+        column=header[-1],
+    )
+
+
+def jsonl_passages(path: Path, columns: Columns, advance: Advance) -> Iterator[tuple[Place, Passage]]:
+    """Records of a JSONL file: one object a line; blank lines are skipped.
+
+    Raises:
+        CorpusError: a line that is no JSON object, a key twice in one object, bytes that are not
+            UTF-8, or whatever :func:`passage_of` refuses.
+    """
+    record = 0
+    with _open(path, advance) as stream:
+        for number, line in enumerate(stream, 1):
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
+            if line.strip():
+                record += 1
+                place = Place(str(path), record, number)
+                yield place, passage_of(place, _json_object(place, line), columns)
+
+
+def _json_object(place: Place, line: bytes) -> dict[str, Any]:
+    try:
+        text, bad = line.decode(), None
+    except UnicodeDecodeError as error:
+        text, bad = line.decode(errors="surrogateescape"), error
+    try:
+        value = json.loads(text, object_pairs_hook=_unique_keys)
+    except (ValueError, RecursionError) as error:
+        if bad is None:
+            raise place.error(f"not JSON ({error}). Write one JSON object a line.") from None
+        value = {}
+    if bad is not None:
+        if isinstance(value, dict):
+            refuse_bad_bytes(place, value)
+        raise place.error(
+            f"byte 0x{line[bad.start]:02x} (byte {bad.start} of the line) is not UTF-8. {UTF8_MEND}"
+        )
+    if not isinstance(value, dict):
+        raise place.error(
+            f"found a JSON {type(value).__name__}, expected an object. Write one JSON object a line."
+        )
+    return value
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return value
