@@ -13,7 +13,7 @@ from replug_client.corpus.records import Passage
 from replug_client.corpus.rows import Advance, Columns, Place, missing_column, passage_of, refuse_bad_bytes
 from replug_client.errors import CorpusError
 
-_BATCH_ROWS = 1024
+_BATCH_ROWS = 256
 
 
 def parquet_passages(path: Path, columns: Columns, advance: Advance) -> Iterator[tuple[Place, Passage]]:

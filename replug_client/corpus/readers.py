@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -78,7 +77,8 @@ class MemorySource:
         for record, passage in enumerate(self._passages, 1):
             place = Place(self._name, record)
             cells = {**passage.extra, "id": passage.id, "text": passage.text, "title": passage.title}
-            yield place, replace(passage_of(place, cells, Columns()), title=passage.title)
+            passage_of(place, cells, Columns())
+            yield place, passage
 
 
 def _checked(

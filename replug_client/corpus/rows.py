@@ -35,7 +35,7 @@ class Place:
 
     Attributes:
         file: What the source is called: its path.
-        record: 1-based number among the records; the header and blank lines are not counted.
+        record: 1-based number among the records; the header is 0, blank lines are not counted.
         line: 1-based number of the line on which it starts, as an editor shows it; ``None`` for
             what has no lines.
     """
@@ -47,7 +47,7 @@ class Place:
     def __str__(self) -> str:
         if self.line is None:
             return f"{self.file}, record {self.record}"
-        return f"{self.file}, line {self.line} (record {self.record})"
+        return f"{self.file}, line {self.line} ({f'record {self.record}' if self.record else 'the header'})"
 
     def error(self, message: str, *, column: str | None = None) -> CorpusError:
         """The error for this record; ``message`` says what was found, expected, and what mends it."""

@@ -199,7 +199,8 @@ def write_store(sources: Sequence[PassageSource], directory: Path, *, id_column:
             for batch in _batches(passage for source in sources for passage in source):
                 for passage in batch:
                     digest.update(_identity(passage))
-                    ids.add(passage.id)
+                    if len(sources) > 1:  # a source alone has seen to its own ids
+                        ids.add(passage.id)
                 rows += len(batch)
                 writer.write_batch(_arrow(batch))
             refuse_duplicate(ids.suspects(), _places(sources), id_column)

@@ -68,10 +68,10 @@ def delimited_passages(
         io.TextIOWrapper(raw, "utf-8-sig", "surrogateescape", newline="") as stream,
     ):
         rows = _rows(csv.reader(stream, delimiter=delimiter, strict=True), path)
-        _, header = next(rows, (1, []))
+        line, header = next(rows, (1, []))
         if not header:
             return
-        _check_header(path, header, delimiter, columns)
+        _check_header(Place(str(path), 0, line), header, delimiter, columns)
         for record, (line, row) in enumerate(rows, 1):
             place = Place(str(path), record, line)
             if len(row) != len(header):
@@ -98,24 +98,23 @@ def _rows(reader: Any, path: Path) -> Iterator[tuple[int, list[str]]]:
             yield line, row
 
 
-def _check_header(path: Path, header: list[str], delimiter: str, columns: Columns) -> None:
-    place = Place(str(path), 0, 1)
-    refuse_bad_bytes(place, dict(enumerate(header)))  # type: ignore[arg-type]
+def _check_header(place: Place, header: list[str], delimiter: str, columns: Columns) -> None:
+    refuse_bad_bytes(place, {str(number): name for number, name in enumerate(header, 1)})
     repeated = sorted({name for name in header if header.count(name) > 1})
     if repeated:
-        raise CorpusError(
-            f"{path}, line 1: column {repeated[0]!r} stands there more than once. Rename one of them."
+        raise place.error(
+            "a column of this name stands there more than once. Rename one.", column=repeated[0]
         )
     for column in (columns.id, columns.text):
         if column in header:
             continue
         for name, other in _OTHER_DELIMITERS.items():
             if len(header) == 1 and other != delimiter and other in header[0]:
-                raise CorpusError(
-                    f"{path}, line 1: no column {column!r}; the columns seem to be separated by {name}, "
-                    f"expected {delimiter!r}. The file's suffix decides: .csv is read with commas, .tsv with tabs."
+                raise place.error(
+                    f"no column {column!r}; the columns seem to be separated by {name}, expected {delimiter!r}. "
+                    "The suffix decides: .csv means commas, .tsv tabs."
                 )
-        raise missing_column(f"{path}, line 1", column, header)
+        raise missing_column(str(place), column, header)
 
 
 def _ragged(place: Place, row: list[str], header: list[str]) -> CorpusError:

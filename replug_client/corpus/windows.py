@@ -1,0 +1,177 @@
+"""Documents to examples: windows of the supervisor's own tokens, cut at whole characters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+from replug_client.corpus.records import Document, Example
+from replug_client.errors import OptionError
+
+_LEAST_CONTINUATION = 16
+
+
+class OffsetTokenizer(Protocol):
+    """What is needed of the supervisor's tokenizer here."""
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids of ``text`` without special tokens and, per id, the characters ``[start, end)`` that it covers.
+
+        Where a character is split over several tokens, each of them covers the whole character.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class WindowOptions:
+    """How documents are cut; all lengths in the supervisor's tokens.
+
+    Attributes:
+        context_len: Length of the query.
+        pred_len: Length of the continuation.
+        min_pred_len: The last window of a document may have a continuation as short as this; a shorter
+            one is dropped. ``None`` means 16, or ``pred_len`` where that is less.
+        stride: From the start of one window to the start of the next; ``None`` lays them end to end.
+    """
+
+    context_len: int = 128
+    pred_len: int = 128
+    min_pred_len: int | None = None
+    stride: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("context_len", "pred_len", "min_pred_len", "stride"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise OptionError(f"{name} is {value}; expected at least 1 token")
+        if self.least_continuation > self.pred_len:
+            raise OptionError(
+                f"min_pred_len ({self.min_pred_len}) exceeds pred_len ({self.pred_len}); lower it"
+            )
+
+    @property
+    def least_continuation(self) -> int:
+        """The shortest continuation that is kept, in tokens."""
+        return min(_LEAST_CONTINUATION, self.pred_len) if self.min_pred_len is None else self.min_pred_len
+
+
+@dataclass(slots=True)
+class WindowCounts:
+    """What became of the documents; filled while :func:`cut_examples` is consumed.
+
+    Attributes:
+        documents: Documents read.
+        documents_without_example: Those too short for a single window.
+        examples: Windows given out.
+        dropped_short: Windows at the end of a document whose continuation was below the minimum.
+        dropped_blank: Windows whose query or continuation is white space only.
+    """
+
+    documents: int = 0
+    documents_without_example: int = 0
+    examples: int = 0
+    dropped_short: int = 0
+    dropped_blank: int = 0
+
+
+def cut_examples(
+    documents: Iterable[Document],
+    tokenizer: OffsetTokenizer,
+    options: WindowOptions,
+    counts: WindowCounts | None = None,
+) -> Iterator[Example]:
+    """Cut each document into windows of a query and a continuation, streamed.
+
+    A document is tokenised once, as a whole. Ids are slices of that, and texts are the exact
+    characters that those ids cover, so the boundary between query and continuation is the same
+    in both. Where a cut would fall inside a character that several tokens spell (byte-level BPE),
+    it moves back to the character's start, so no part is longer than was asked for.
+
+    Args:
+        documents: Where the examples come from.
+        tokenizer: The supervisor's.
+        options: Lengths and stride.
+        counts: Filled with what was given out and what was dropped.
+    """
+    counts = WindowCounts() if counts is None else counts
+    for document in documents:
+        counts.documents += 1
+        before = counts.examples
+        ids, offsets = tokenizer.encode_with_offsets(document.text)
+        cuts = _Cuts(document.text, offsets)
+        for start, middle, end in _windows(cuts, options, counts):
+            example = _example(document, ids, cuts, (start, middle, end))
+            if not example.query.strip() or not example.continuation.strip():
+                counts.dropped_blank += 1
+                continue
+            counts.examples += 1
+            yield example
+        counts.documents_without_example += counts.examples == before
+
+
+class _Cuts:
+    """Where a document may be cut: token ``i`` starts at character ``at[i]``; ``whole[i]`` says whether
+    no character is split there.
+    """
+
+    def __init__(self, text: str, offsets: Sequence[tuple[int, int]]) -> None:
+        self.text = text
+        self.num_tokens = len(offsets)
+        self.at = [0]
+        self.whole = [True]
+        # Characters that no token covers (some tokenizers leave a space out) go to the token that follows.
+        reached = 0
+        for (_, end), (start, _) in pairwise(offsets):
+            reached = max(reached, end)
+            self.at.append(reached)
+            self.whole.append(start >= reached)
+        if offsets:
+            self.at.append(len(text))
+            self.whole.append(True)
+
+    def floor(self, token: int) -> int:
+        """The last place to cut that is not after ``token``."""
+        while not self.whole[token]:
+            token -= 1
+        return token
+
+    def after(self, token: int) -> int:
+        """The first place to cut after ``token``."""
+        token += 1
+        while not self.whole[token]:
+            token += 1
+        return token
+
+
+def _windows(cuts: _Cuts, options: WindowOptions, counts: WindowCounts) -> Iterator[tuple[int, int, int]]:
+    """Start, middle and end of each window, in tokens."""
+    start, end = 0, 0
+    while end < cuts.num_tokens:
+        if start + options.context_len + options.least_continuation > cuts.num_tokens:
+            counts.dropped_short += start < cuts.num_tokens
+            return
+        middle = cuts.floor(start + options.context_len)
+        end = cuts.floor(min(middle + options.pred_len, cuts.num_tokens))
+        if start < middle < end:
+            yield start, middle, end
+        else:  # one character has more tokens than the window
+            end = cuts.after(start)
+        following = (
+            end if options.stride is None else cuts.floor(min(start + options.stride, cuts.num_tokens))
+        )
+        start = following if following > start else cuts.after(start)
+
+
+def _example(document: Document, ids: Sequence[int], cuts: _Cuts, window: tuple[int, int, int]) -> Example:
+    start, middle, end = window
+    continuation = cuts.text[cuts.at[middle] : cuts.at[end]]
+    return Example(
+        document_id=document.id,
+        query=cuts.text[cuts.at[start] : cuts.at[middle]],
+        continuation=continuation,
+        query_ids=tuple(ids[start:middle]),
+        continuation_ids=tuple(ids[middle:end]),
+        num_bytes=len(continuation.encode()),
+    )
