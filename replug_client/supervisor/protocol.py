@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -25,7 +25,7 @@ class Prompt:
 
     ids: tuple[int, ...]
     num_continuation: int
-    label: str = ""
+    label: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,4 +84,20 @@ class Supervisor(Protocol):
 
     def close(self) -> None:
         """Release connections and threads."""
+        ...
+
+
+OnScores = Callable[[Sequence[int], Sequence[Score]], None]
+"""Told of scores as they come: positions in the submission, and their scores. Called from any thread."""
+
+
+@runtime_checkable
+class StreamingSupervisor(Supervisor, Protocol):
+    """A supervisor that hands out each part of a submission as soon as it is scored; what a cache wraps."""
+
+    def submit(self, prompts: Sequence[Prompt], on_scores: OnScores | None = None) -> Future[list[Score]]:
+        """As ``Supervisor.submit``; ``on_scores`` is called for every prompt that got a score.
+
+        It is called before the future ends, also where the future ends in an exception.
+        """
         ...

@@ -1,0 +1,198 @@
+"""Scores on disk: SQLite, content-addressed, one row a prompt (design decision 3)."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import sqlite3
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from replug_client.errors import ArtefactError
+from replug_client.supervisor.protocol import Prompt, Score
+
+_log = logging.getLogger(__name__)
+
+_FORMAT = 1
+_BUSY_MS = 60_000
+_KEYS_PER_QUERY = 500  # SQLite's oldest limit on the parameters of a statement is 999
+_TABLE = "CREATE TABLE IF NOT EXISTS scores (key BLOB PRIMARY KEY, value BLOB) WITHOUT ROWID"
+_FLOAT = np.dtype("<f4")
+_T = TypeVar("_T")
+
+
+class ScoreCacheError(ArtefactError):
+    """The score cache cannot be written or opened; says what to do about it."""
+
+
+class _DamagedError(Exception):
+    """The file is no database, or a damaged one, or of another format."""
+
+
+def cache_key(fingerprint: str, prompt: Prompt) -> bytes:
+    """16 bytes that name a score: of the supervisor's fingerprint, the ids and the continuation's length."""
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(fingerprint.encode())
+    digest.update(prompt.num_continuation.to_bytes(4, "little"))
+    digest.update(np.asarray(prompt.ids, dtype="<i4").tobytes())
+    return digest.digest()
+
+
+class ScoreCache:
+    """A file of scores, shared by threads and processes.
+
+    A score is committed before ``put`` returns, and survives ``kill -9`` from then on. Each value
+    carries a checksum; a damaged value counts as missing. A damaged file is moved aside with a warning,
+    and a new one is begun: scores can be computed again, a run should not end for them.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        """Open or create the file; None keeps the scores in memory, for as long as this object lives.
+
+        Raises:
+            ScoreCacheError: the place cannot be written.
+        """
+        self.path = path
+        self._lock = threading.RLock()
+        self._connection = self._open()
+
+    def get(self, keys: Sequence[bytes]) -> dict[bytes, Score]:
+        """The scores that are there, by key."""
+        rows = self._attempt("read", lambda connection: _select(connection, keys))
+        found: dict[bytes, Score] = {}
+        for key, value in rows:
+            score = _unpack(key, value)
+            if score is None:
+                _log.warning("score cache %s: found a damaged score; it is computed anew", self.path)
+            else:
+                found[key] = score
+        return found
+
+    def put(self, scores: Iterable[tuple[bytes, Score]]) -> None:
+        """Keep the scores, in one transaction.
+
+        Raises:
+            ScoreCacheError: the disk is full, or cannot be written.
+        """
+        rows = [(key, _pack(key, score)) for key, score in scores]
+        self._attempt("write", lambda connection: _insert(connection, rows))
+
+    def __len__(self) -> int:
+        return self._attempt("read", _count)
+
+    def close(self) -> None:
+        """Close the file; whatever is asked afterwards raises ``ScoreCacheError``."""
+        with self._lock:
+            self._connection.close()
+
+    def _open(self) -> sqlite3.Connection:
+        if self.path is None:
+            return _connect(":memory:")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                return _connect(str(self.path))
+            except _DamagedError as error:
+                self._set_aside(str(error))
+                return _connect(str(self.path))
+        except (OSError, sqlite3.Error, _DamagedError) as error:
+            raise ScoreCacheError(
+                f"score cache {self.path}: cannot be opened ({error}). Choose another place with --cache_dir."
+            ) from error
+
+    def _attempt(self, what: str, operation: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Run an operation, one thread at a time; where the file proves damaged, again on a new one."""
+        with self._lock:
+            try:
+                try:
+                    return operation(self._connection)
+                except (sqlite3.OperationalError, sqlite3.ProgrammingError):
+                    raise
+                except sqlite3.DatabaseError as error:
+                    self._connection.close()
+                    self._set_aside(str(error))
+                    self._connection = self._open()
+                    return operation(self._connection)
+            except sqlite3.Error as error:
+                raise ScoreCacheError(
+                    f"score cache {self.path}: cannot {what} it ({error}). Free some space, or choose another"
+                    " place with --cache_dir; what was written before is kept."
+                ) from error
+
+    def _set_aside(self, reason: str) -> None:
+        if self.path is None:
+            raise ScoreCacheError(f"the score cache in memory is damaged ({reason})")
+        aside = self.path.with_name(f"{self.path.name}.damaged-{time.time_ns()}")
+        self.path.rename(aside)
+        for suffix in ("-wal", "-shm"):
+            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+        _log.warning(
+            "score cache %s is damaged (%s): moved to %s; a new one is begun", self.path, reason, aside
+        )
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    """Open, check and set up.
+
+    WAL with synchronous=NORMAL: a committed score outlives the process; only a power cut may take the
+    last ones, and never the file's consistency.
+    """
+    connection = sqlite3.connect(path, timeout=_BUSY_MS / 1000, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version not in (0, _FORMAT):
+            raise _DamagedError(f"format {version}, expected {_FORMAT}")
+        with connection:
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS scores (key BLOB PRIMARY KEY, value BLOB) WITHOUT ROWID"
+            )
+            connection.execute(f"PRAGMA user_version={_FORMAT}")
+        connection.execute("SELECT key, value FROM scores LIMIT 1").fetchone()
+    except sqlite3.OperationalError:
+        connection.close()
+        raise
+    except (sqlite3.DatabaseError, _DamagedError) as error:
+        connection.close()
+        raise _DamagedError(str(error)) from error
+    return connection
+
+
+def _select(connection: sqlite3.Connection, keys: Sequence[bytes]) -> list[tuple[bytes, object]]:
+    rows: list[tuple[bytes, object]] = []
+    for start in range(0, len(keys), _KEYS_PER_QUERY):
+        part = keys[start : start + _KEYS_PER_QUERY]
+        marks = ",".join("?" * len(part))
+        rows += connection.execute(f"SELECT key, value FROM scores WHERE key IN ({marks})", part)
+    return rows
+
+
+def _insert(connection: sqlite3.Connection, rows: Sequence[tuple[bytes, bytes]]) -> None:
+    with connection:
+        connection.executemany("INSERT OR REPLACE INTO scores VALUES (?, ?)", rows)
+
+
+def _count(connection: sqlite3.Connection) -> int:
+    (count,) = connection.execute("SELECT count(*) FROM scores").fetchone()
+    return int(count)
+
+
+def _pack(key: bytes, score: Score) -> bytes:
+    values = score.token_log_probs.astype(_FLOAT).tobytes()
+    return values + zlib.crc32(key + values).to_bytes(4, "little")
+
+
+def _unpack(key: bytes, value: object) -> Score | None:
+    if not isinstance(value, bytes) or len(value) < 8 or len(value) % 4:
+        return None
+    values, checksum = value[:-4], value[-4:]
+    if zlib.crc32(key + values).to_bytes(4, "little") != checksum:
+        return None
+    return Score(np.frombuffer(values, dtype=_FLOAT).astype(np.float32))

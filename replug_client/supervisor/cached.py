@@ -1,0 +1,190 @@
+"""A supervisor behind a score cache: nothing is scored twice, and what was scored is kept at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from replug_client.supervisor.cache import ScoreCache, cache_key
+from replug_client.supervisor.checks import check_lengths
+from replug_client.supervisor.protocol import OnScores, Prompt, Score, StreamingSupervisor
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStats:
+    """Where scores came from, in prompts.
+
+    Attributes:
+        hits: Found in the cache.
+        shared: The same prompt was asked for already, in this submission or one still under way.
+        misses: Asked of the supervisor.
+    """
+
+    hits: int = 0
+    shared: int = 0
+    misses: int = 0
+
+
+class _Submission:
+    """What one caller waits for: a score for each of its keys."""
+
+    def __init__(self, keys: Sequence[bytes], prompts: Sequence[Prompt], on_scores: OnScores | None) -> None:
+        self.keys = keys
+        self.prompts = dict(zip(keys, prompts, strict=True))
+        self.missing = set(keys)
+        self.scores: dict[bytes, Score] = {}
+        self.future: Future[list[Score]] = Future()
+        self._on_scores = on_scores
+        self._lock = threading.Lock()
+
+    def deliver(self, scores: dict[bytes, Score]) -> None:
+        with self._lock:
+            new = {key: score for key, score in scores.items() if key in self.missing}
+            self.missing -= new.keys()
+            self.scores |= new
+            complete = not self.missing
+        if new and self._on_scores is not None:
+            positions = [position for position, key in enumerate(self.keys) if key in new]
+            self._on_scores(positions, [new[self.keys[position]] for position in positions])
+        if complete:
+            with suppress(InvalidStateError):  # cancelled, or failed, by now
+                self.future.set_result([self.scores[key] for key in self.keys])
+
+    def fail(self, error: BaseException) -> None:
+        with suppress(InvalidStateError):
+            self.future.set_exception(error)
+
+
+class CachedSupervisor:
+    """Looks scores up, asks the supervisor for the rest, and commits each part as it comes.
+
+    Prompts asked for by several submissions at once are sent once. Where the submission that sent them
+    fails, the others ask again for what they still miss, so one caller's bad prompt is not another's.
+    Closing closes the supervisor and the cache.
+    """
+
+    def __init__(self, supervisor: StreamingSupervisor, cache: ScoreCache) -> None:
+        self._supervisor = supervisor
+        self._cache = cache
+        self._lock = threading.Lock()
+        self._under_way: dict[bytes, list[_Submission]] = {}
+        self._stats = CacheStats()
+
+    @property
+    def name(self) -> str:
+        """The wrapped supervisor's name."""
+        return self._supervisor.name
+
+    @property
+    def fingerprint(self) -> str:
+        """The wrapped supervisor's fingerprint; part of every key."""
+        return self._supervisor.fingerprint
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """Longest prompt that the wrapped supervisor takes."""
+        return self._supervisor.max_prompt_tokens
+
+    @property
+    def stats(self) -> CacheStats:
+        """Counts since this object was made."""
+        with self._lock:
+            return self._stats
+
+    def score(self, prompts: Sequence[Prompt]) -> list[Score]:
+        """See ``Supervisor.score``."""
+        return self.submit(prompts).result()
+
+    def submit(self, prompts: Sequence[Prompt], on_scores: OnScores | None = None) -> Future[list[Score]]:
+        """See ``StreamingSupervisor.submit``."""
+        check_lengths(prompts, self.max_prompt_tokens)
+        keys = [cache_key(self.fingerprint, prompt) for prompt in prompts]
+        submission = _Submission(keys, prompts, on_scores)
+        self._count(shared=len(keys) - len(submission.missing))
+        submission.deliver({})  # a submission of nothing is complete
+        try:
+            self._request(submission, list(submission.prompts))
+        except BaseException as error:
+            submission.fail(error)
+            raise
+        return submission.future
+
+    def close(self) -> None:
+        """Close the supervisor and the cache."""
+        self._supervisor.close()
+        self._cache.close()
+
+    def __enter__(self) -> CachedSupervisor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _request(self, submission: _Submission, keys: Sequence[bytes]) -> None:
+        """Take over the keys that nobody has under way: look them up, and ask for the rest."""
+        with self._lock:
+            owned = [key for key in keys if key not in self._under_way]
+            for key in keys:
+                self._under_way.setdefault(key, []).append(submission)
+        self._count(shared=len(keys) - len(owned))
+        if not owned:
+            return
+        try:
+            found = self._cache.get(owned)
+            self._finish(found)
+            wanted = [key for key in owned if key not in found]
+            self._count(hits=len(found), misses=len(wanted))
+            if wanted:
+                self._ask(submission, wanted)
+        except BaseException as error:
+            self._abandon(submission, owned, error)
+            raise
+
+    def _ask(self, submission: _Submission, keys: Sequence[bytes]) -> None:
+        def keep(positions: Sequence[int], scores: Sequence[Score]) -> None:
+            part = {keys[position]: score for position, score in zip(positions, scores, strict=True)}
+            self._cache.put(part.items())
+            self._finish(part)
+
+        def ended(future: Future[list[Score]]) -> None:
+            error = future.exception() if not future.cancelled() else InterruptedError("cancelled")
+            if error is not None:
+                self._abandon(submission, keys, error)
+
+        future = self._supervisor.submit([submission.prompts[key] for key in keys], keep)
+        future.add_done_callback(ended)
+
+    def _finish(self, scores: dict[bytes, Score]) -> None:
+        """Hand scores to everyone who waits for them."""
+        waiting: dict[int, tuple[_Submission, dict[bytes, Score]]] = {}
+        with self._lock:
+            for key, score in scores.items():
+                for submission in self._under_way.pop(key, ()):
+                    waiting.setdefault(id(submission), (submission, {}))[1][key] = score
+        for submission, part in waiting.values():
+            submission.deliver(part)
+
+    def _abandon(self, failed: _Submission, keys: Iterable[bytes], error: BaseException) -> None:
+        """``failed`` gets the error; others that waited for its keys ask for themselves."""
+        others: dict[int, tuple[_Submission, list[bytes]]] = {}
+        with self._lock:
+            for key in keys:
+                for submission in self._under_way.pop(key, ()):
+                    if submission is not failed:
+                        others.setdefault(id(submission), (submission, []))[1].append(key)
+        failed.fail(error)
+        for submission, missing in others.values():
+            try:
+                self._request(submission, missing)
+            except BaseException as second:  # it belongs to that caller, who finds it in the future
+                submission.fail(second)
+
+    def _count(self, *, hits: int = 0, shared: int = 0, misses: int = 0) -> None:
+        with self._lock:
+            stats = self._stats
+            self._stats = replace(
+                stats, hits=stats.hits + hits, shared=stats.shared + shared, misses=stats.misses + misses
+            )

@@ -1,0 +1,1 @@
+"""The supervisor service: installs, starts and watches vLLM; knows nothing of the client's insides."""
