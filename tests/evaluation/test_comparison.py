@@ -7,7 +7,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import kendalltau
+from scipy.stats import kendalltau  # type: ignore[import-untyped]
 
 from replug_client.corpus.records import Passage
 from replug_client.evaluation.comparison import (
@@ -92,7 +92,8 @@ def test_each_passage_says_where_it_stands_with_the_other_retriever() -> None:
 
 def test_a_corpus_smaller_than_k_compares_what_there_is() -> None:
     result = compare_query("q", ([0], [0.5]), ([0], [0.4]), k=10)
-    assert (result.k, result.overlap, result.rbo, result.kendall_tau) == (1, 1.0, pytest.approx(1.0), 1.0)
+    assert (result.k, result.overlap, result.kendall_tau) == (1, 1.0, 1.0)
+    assert result.rbo == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(
