@@ -1,0 +1,120 @@
+"""BM25 over the passages: finds by shared words what an encoder misses, above all identifiers in code."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+import bm25s
+import numpy as np
+import numpy.typing as npt
+
+from replug_client.errors import CorpusError, OptionError
+from replug_client.progress import progress
+
+NO_PASSAGE = -1
+
+_WORD = re.compile(r"\w+")
+_PART = re.compile(
+    r"[A-Z]+(?=[A-Z][^\W\d_A-Z])"  # HTTP in HTTPServer
+    r"|[A-Z]?[^\W\d_A-Z]+"  # Server; any letters but A to Z count as small ones
+    r"|[A-Z]+"
+    r"|\d+"
+)
+
+
+def tokenize(text: str) -> Iterator[str]:
+    """Words, lower-cased; an identifier gives itself and then its parts.
+
+    ``getHTTPResponse_v2`` gives ``gethttpresponse_v2 get http response v 2``; prose gives its words.
+    """
+    for word in _WORD.findall(text):
+        yield word.lower()
+        parts = _PART.findall(word)
+        if len(parts) > 1:
+            yield from (part.lower() for part in parts)
+
+
+class LexicalIndex:
+    """BM25 (Robertson's with Lucene's idf, k1 = 1.5, b = 0.75) by ``bm25s``, with a tokenizer fit for code.
+
+    Args:
+        texts: The passages in corpus order; read once. Only their words' numbers are kept: 4 bytes a
+            word while building, then 8 bytes for each distinct word of each passage.
+
+    Raises:
+        CorpusError: no passages.
+    """
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._words: dict[str, int] = {}
+        passages = self._read(texts)
+        if not passages:
+            raise CorpusError("BM25 needs at least one passage, found none.")
+        bm25 = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
+        # Ids, not words: the words of a large corpus would be held twice.
+        bm25.index((passages, self._words), create_empty_token=False, show_progress=False)
+        self._starts = bm25.scores["indptr"].astype(np.int64)
+        self._passages = bm25.scores["indices"]
+        self._scores = bm25.scores["data"]
+        self._length = len(passages)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def search(self, queries: Sequence[str], k: int) -> npt.NDArray[np.int64]:
+        """The k passages with the highest BM25 score, for each query.
+
+        Args:
+            queries: B texts.
+            k: At least 1.
+
+        Returns:
+            ``(B, min(k, len(self)))`` int64 corpus rows, best first; equal scores by row.
+            A passage without any word of the query is never returned: ``NO_PASSAGE`` (-1) fills the line.
+
+        Raises:
+            OptionError: ``k`` below 1.
+        """
+        if k < 1:
+            raise OptionError(f"k = {k} passages asked for: expected at least 1.")
+        rows = np.full((len(queries), min(k, len(self))), NO_PASSAGE, dtype=np.int64)
+        with progress("Searching with BM25", len(queries), "queries") as advance:
+            for line, query in zip(rows, queries, strict=True):
+                found = self._best(query, len(line))
+                line[: len(found)] = found
+                advance(1)
+        return rows
+
+    def _read(self, texts: Iterable[str]) -> list[npt.NDArray[np.int32]]:
+        words = self._words
+        passages = []
+        with progress("Reading passages for BM25", None, "passages") as advance:
+            for text in texts:
+                ids = [words.setdefault(word, len(words)) for word in tokenize(text)]
+                passages.append(np.array(ids, dtype=np.int32))
+                advance(1)
+        if passages and not words:
+            words[""] = 0  # passages of punctuation only: an index that finds nothing, not an error
+        return passages
+
+    def _best(self, query: str, k: int) -> npt.NDArray[np.int64]:
+        scores = self._score(query)
+        candidates = np.flatnonzero(scores > 0)
+        if len(candidates) > k:
+            kth = np.partition(scores[candidates], -k)[-k]
+            candidates = candidates[scores[candidates] >= kth]
+        return candidates[np.argsort(-scores[candidates], kind="stable")][:k]
+
+    def _score(self, query: str) -> npt.NDArray[np.float64]:
+        """BM25 of every passage, ``(n,)``: a word that the query repeats counts as often."""
+        counts = Counter(self._words[word] for word in tokenize(query) if word in self._words)
+        spans = [slice(self._starts[word], self._starts[word + 1]) for word in counts]
+        if not spans:
+            return np.zeros(len(self))
+        passages = np.concatenate([self._passages[span] for span in spans])
+        scores = np.concatenate(
+            [self._scores[span] * count for span, count in zip(spans, counts.values(), strict=True)]
+        )
+        return np.bincount(passages, weights=scores, minlength=len(self)).astype(np.float64, copy=False)
