@@ -23,6 +23,7 @@ def parquet_passages(path: Path, columns: Columns, advance: Advance) -> Iterator
         CorpusError: not a Parquet file, a missing or repeated column, an id column that is neither
             text nor whole numbers, bytes that are not UTF-8, or whatever :func:`passage_of` refuses.
     """
+    path.open("rb").close()  # Python's errors for a missing file or a folder, not Arrow's
     record = 0
     try:
         # Without pre_buffer=False whole row groups of every column are fetched ahead.
@@ -39,8 +40,6 @@ def parquet_passages(path: Path, columns: Columns, advance: Advance) -> Iterator
                     refuse_bad_bytes(place, cells)
                     yield place, passage_of(place, cells, columns)
                 advance(round(bytes_a_row * batch.num_rows))
-    except (FileNotFoundError, IsADirectoryError, PermissionError):
-        raise
     except (pa.ArrowException, OSError) as error:
         raise CorpusError(
             f"{path}, after record {record}: cannot be read as Parquet ({error}). Write the file again."

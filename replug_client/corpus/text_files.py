@@ -111,8 +111,8 @@ def _check_header(place: Place, header: list[str], delimiter: str, columns: Colu
         for name, other in _OTHER_DELIMITERS.items():
             if len(header) == 1 and other != delimiter and other in header[0]:
                 raise place.error(
-                    f"no column {column!r}; the columns seem to be separated by {name}, expected {delimiter!r}. "
-                    "The suffix decides: .csv means commas, .tsv tabs."
+                    f"no column {column!r}; the columns seem to be separated by {name}, "
+                    f"expected {delimiter!r}. The suffix decides: .csv means commas, .tsv tabs."
                 )
         raise missing_column(str(place), column, header)
 

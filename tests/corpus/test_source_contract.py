@@ -115,7 +115,7 @@ def test_a_source_without_passages_is_refused(make_source: MakeSource) -> None:
 
 
 def _peak_bytes(source: PassageSource, take: Callable[[Iterable[Passage]], object]) -> int:
-    """Most memory held while ``take`` consumes the source: Python's, and Arrow's, which tracemalloc cannot see."""
+    """Most memory held while the source is consumed: Python's, and Arrow's, which tracemalloc cannot see."""
     arrow = 0
     before = pa.total_allocated_bytes()
 

@@ -1,0 +1,175 @@
+"""Bars on a terminal, silence elsewhere, one log format."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from replug_client import progress as module
+from replug_client.errors import OptionError
+from replug_client.progress import configure_logging, progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Terminal]:
+    """Call it in the test to make stderr a terminal: between set-up and test, pytest sets its own again."""
+
+    def attach() -> Terminal:
+        stream = Terminal()
+        monkeypatch.setattr(sys, "stderr", stream)
+        return stream
+
+    monkeypatch.setenv("COLUMNS", "150")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(module, "_DELAY_SECONDS", 0.0)
+    monkeypatch.setattr(module, "_REFRESH_SECONDS", 0.0)
+    return attach
+
+
+@pytest.fixture
+def clean_logging() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level, environment = list(root.handlers), root.level, dict(os.environ)
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(False)
+    for name in module._CHATTY:
+        logging.getLogger(name).setLevel(logging.NOTSET)
+    for name in set(os.environ) - set(environment):
+        del os.environ[name]
+    os.environ.update(environment)
+
+
+def test_a_terminal_is_shown_amount_rate_and_time_left(terminal: Callable[[], Terminal]) -> None:
+    screen = terminal()
+    with progress("Embedding passages", 1200, "passages") as advance:
+        for _ in range(4):
+            advance(300)
+            time.sleep(0.02)
+    shown = screen.getvalue()
+    assert "Embedding passages" in shown
+    assert "1,200/1,200 passages" in shown
+    assert "/s" in shown
+    assert "left" in shown
+
+
+def test_bytes_are_shown_in_powers_of_a_thousand(terminal: Callable[[], Terminal]) -> None:
+    screen = terminal()
+    with progress("Reading", 2_500_000_000, "B") as advance:
+        advance(1_200_000_000)
+        advance(1_300_000_000)
+    assert "2 GB/2 GB" in screen.getvalue()
+
+
+def test_an_unknown_total_is_counted(terminal: Callable[[], Terminal]) -> None:
+    screen = terminal()
+    with progress("Scoring", None, "pairs") as advance:
+        advance(5)
+        advance(7)
+    assert "12 pairs" in screen.getvalue()
+
+
+def test_work_that_is_soon_over_shows_no_bar(
+    terminal: Callable[[], Terminal], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = terminal()
+    monkeypatch.setattr(module, "_DELAY_SECONDS", 60.0)
+    with progress("Reading", 10, "passages") as advance:
+        advance(10)
+    assert screen.getvalue() == ""
+
+
+def test_nothing_is_shown_where_stderr_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(module, "_DELAY_SECONDS", 0.0)
+    with progress("Reading", 10, "passages") as advance:
+        advance(10)
+    assert stream.getvalue() == ""
+
+
+def test_bars_may_be_nested_and_come_from_several_threads(terminal: Callable[[], Terminal]) -> None:
+    screen = terminal()
+
+    def work(name: str) -> None:
+        with progress(name, 50, "steps") as advance:
+            for _ in range(50):
+                advance(1)
+
+    with progress("outer", 4, "parts") as advance:
+        threads = [threading.Thread(target=work, args=(f"inner {number}",)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+            advance(1)
+        for thread in threads:
+            thread.join()
+        advance(1)
+    shown = screen.getvalue()
+    for name in ("outer", "inner 0", "inner 1", "inner 2"):
+        assert name in shown
+    assert "4/4 parts" in shown
+    assert sys.stderr is screen, "rich must have given stderr back"
+
+
+def test_an_exception_takes_the_bar_down_and_goes_on(terminal: Callable[[], Terminal]) -> None:
+    screen = terminal()
+    with contextlib.suppress(KeyError), progress("Reading", 3, "passages") as advance:
+        advance(1)
+        raise KeyError
+    assert "1/3 passages" in screen.getvalue()
+    assert sys.stderr is screen
+    assert module._bars._display is None
+
+
+@pytest.mark.usefixtures("clean_logging")
+def test_the_log_goes_to_stderr_once_in_one_format(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("debug")
+    configure_logging("info")
+    logging.getLogger("replug_client.corpus").info("read %d passages", 3)
+    logging.getLogger("replug_client.corpus").debug("unseen")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert line.endswith("INFO    read 3 passages")
+
+
+@pytest.mark.usefixtures("clean_logging")
+def test_chatty_libraries_speak_only_to_warn(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("INFO")
+    logging.getLogger("httpx").info("HTTP Request: POST")
+    logging.getLogger("httpx").warning("trouble")
+    assert capsys.readouterr().err.splitlines()[0].endswith("WARNING trouble")
+    configure_logging("debug")
+    logging.getLogger("httpx").debug("HTTP Request: POST")
+    assert "HTTP Request" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("clean_logging")
+def test_log_lines_go_above_a_live_bar(terminal: Callable[[], Terminal]) -> None:
+    screen = terminal()
+    configure_logging("info")
+    with progress("Reading", 10, "passages") as advance:
+        advance(5)
+        logging.getLogger("replug_client").info("a line")
+        assert sys.stderr is not screen
+        advance(5)
+    assert "a line\n" in screen.getvalue()
+
+
+def test_an_unknown_level_lists_those_that_are_known() -> None:
+    with pytest.raises(OptionError, match="--log_level loud: expected one of debug, info, warning, error"):
+        configure_logging("loud")
