@@ -77,3 +77,10 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def default_cache_dir() -> Path:
+    """Where scores and converted corpora are kept: ``$REPLUG_CACHE``, else ``replug`` in the user's cache folder."""
+    if chosen := os.environ.get("REPLUG_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "replug"

@@ -1,0 +1,92 @@
+"""From example numbers to a batch: tokenised queries, candidate passages, and the supervisor's scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import Tensor
+
+from replug_client.corpus.records import Example
+from replug_client.training.candidates import NO_PASSAGE, Rows
+from replug_client.training.stream import ScoredCandidates
+
+EXAMPLE_COLUMN = "example"
+
+
+class FrozenPassages(Protocol):
+    """Vectors of corpus rows, as a passage index gives them."""
+
+    def vectors(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """``(n,)`` rows in, ``(n, D)`` float32 out."""
+        ...
+
+
+@dataclass
+class LSRDataCollator:
+    """Turns ``[{"example": 3}, ...]`` into what :class:`~replug_client.training.loss.LSRLoss` takes.
+
+    Attributes:
+        model: The encoder whose tokeniser and prompts are used.
+        examples: All training examples.
+        take: Gives the scored candidates of a batch of example numbers (``CandidateStream.take``).
+        passage_texts: Texts of corpus rows; used where passages are encoded in each step.
+        frozen: Vectors of corpus rows; where given, passages are not encoded at all.
+    """
+
+    model: SentenceTransformer
+    examples: Sequence[Example]
+    take: Callable[[Rows], ScoredCandidates]
+    passage_texts: Callable[[Rows], list[str]] | None = None
+    frozen: FrozenPassages | None = None
+    valid_label_columns: list[str] = field(default_factory=lambda: ["label"])
+
+    def __post_init__(self) -> None:
+        if (self.frozen is None) == (self.passage_texts is None):
+            raise ValueError("expected either frozen passage vectors or passage texts, found both or neither")
+
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """One batch, in the form that sentence-transformers' trainer splits into features and labels."""
+        numbers = np.array([feature[EXAMPLE_COLUMN] for feature in features], dtype=np.int64)
+        scored = self.take(numbers)
+        passages, labels = label_tensor(scored)
+        batch = self._tokenised("query", [self.examples[number].query for number in numbers])
+        if self.frozen is not None:
+            batch["passage_sentence_embedding"] = torch.from_numpy(self.frozen.vectors(passages).copy())
+        else:
+            assert self.passage_texts is not None  # by __post_init__
+            batch |= self._tokenised("document", self.passage_texts(passages))
+        return batch | {"label": labels}
+
+    def _tokenised(self, task: str, texts: list[str]) -> dict[str, Tensor]:
+        prompt = self.model.prompts.get(task) or None
+        name = "query" if task == "query" else "passage"
+        tokens = self.model.preprocess(texts, prompt=prompt, task=task)
+        return {f"{name}_{key}": value for key, value in tokens.items() if isinstance(value, Tensor)}
+
+
+def label_tensor(scored: ScoredCandidates) -> tuple[Rows, Tensor]:
+    """The distinct passages of a batch, and the labels that :class:`LSRLoss` describes.
+
+    Returns:
+        ``(N,)`` distinct corpus rows in ascending order, and ``(batch, K, 4)`` float64 labels.
+    """
+    present = scored.rows != NO_PASSAGE
+    passages = np.unique(scored.rows[present])
+    columns = np.where(present, np.searchsorted(passages, scored.rows), -1)
+    shape = scored.rows.shape
+    labels = np.stack(
+        [
+            scored.log_likelihoods,
+            np.broadcast_to(scored.num_tokens[:, None], shape),
+            np.broadcast_to(scored.num_bytes[:, None], shape),
+            columns,
+        ],
+        axis=-1,
+    ).astype(np.float64)
+    return passages, torch.from_numpy(labels)

@@ -1,0 +1,106 @@
+"""What a training step says about itself: signal in Q, shape of P, agreement of the two."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+from torch import Tensor
+
+from replug_client.training.calibration import normalised_entropy
+
+UNIFORM_ABOVE = 0.99
+ONE_HOT_ABOVE = 0.99
+
+
+def batch_diagnostics(last: dict[str, Tensor]) -> dict[str, float]:
+    """Figures of one batch, from what :class:`LSRLoss` leaves in ``last``.
+
+    Returns:
+        ``p_entropy``, ``q_entropy``: mean normalised entropy (1 is uniform, of log K);
+        ``uniform_targets``, ``one_hot_targets``: shares of examples whose Q says nothing, or names one passage
+        only; ``rank_correlation``: mean Spearman correlation of P's order with Q's (ties by average rank;
+        examples without any order are left out); ``expected_score``: mean over examples of the score expected
+        under P minus the candidates' mean score, in the score's own unit.
+    """
+    mask, log_p, log_q = last["mask"], last["log_p"], last["log_q"]
+    q_entropy = normalised_entropy(log_q, mask)
+    correlations = [
+        rank_correlation(own_p[own], own_q[own]) for own_p, own_q, own in zip(log_p, log_q, mask, strict=True)
+    ]
+    defined = [value for value in correlations if value is not None]
+    scores = last["scores"].masked_fill(~mask, 0.0)
+    mean_score = scores.sum(-1) / mask.sum(-1)
+    expected = (log_p.double().exp() * scores).sum(-1)
+    figures = {
+        "p_entropy": float(normalised_entropy(log_p, mask).mean()),
+        "q_entropy": float(q_entropy.mean()),
+        "uniform_targets": float((q_entropy > UNIFORM_ABOVE).double().mean()),
+        "one_hot_targets": float((log_q.exp().amax(-1) > ONE_HOT_ABOVE).double().mean()),
+        "expected_score": float((expected - mean_score).mean()),
+    }
+    if defined:
+        figures["rank_correlation"] = float(np.mean(defined))
+    return figures
+
+
+def rank_correlation(first: Tensor, second: Tensor) -> float | None:
+    """Spearman's rho of two ``(K,)`` tensors, ties by average rank; None where one of them is constant."""
+    a, b = average_ranks(first), average_ranks(second)
+    a, b = a - a.mean(), b - b.mean()
+    norm = float(a.norm() * b.norm())
+    return float(a @ b) / norm if norm > 0 else None
+
+
+def average_ranks(values: Tensor) -> Tensor:
+    """``(K,)`` ranks from 0, equal values sharing the mean of their ranks."""
+    below = (values.unsqueeze(0) < values.unsqueeze(1)).sum(1)
+    equal = (values.unsqueeze(0) == values.unsqueeze(1)).sum(1)
+    return below.double() + (equal.double() - 1) / 2
+
+
+class RunningMeans:
+    """Means of figures since they were last read."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = defaultdict(float)
+        self._counts: dict[str, int] = defaultdict(int)
+
+    def add(self, figures: dict[str, float]) -> None:
+        """Count one set of figures in."""
+        for name, value in figures.items():
+            self._sums[name] += value
+            self._counts[name] += 1
+
+    def flush(self) -> dict[str, float]:
+        """The means, and a fresh start."""
+        means = {name: self._sums[name] / self._counts[name] for name in self._sums}
+        self._sums.clear()
+        self._counts.clear()
+        return means
+
+
+def advice(figures: dict[str, float]) -> list[str]:
+    """What to do about figures that say the run teaches nothing."""
+    found = []
+    if figures.get("uniform_targets", 0.0) > 0.5:
+        found.append(
+            f"{figures['uniform_targets']:.0%} of the targets Q are uniform, so they teach nothing: "
+            "lower --temperature_gold, or use --score mean instead of probability"
+        )
+    if figures.get("one_hot_targets", 0.0) > 0.5:
+        found.append(
+            f"{figures['one_hot_targets']:.0%} of the targets Q name a single passage: raise --temperature_gold"
+        )
+    if (unique := figures.get("unique_first_passages")) is not None and unique < 0.05:
+        found.append(
+            f"the first passages of all queries are only {unique:.1%} distinct: the retriever is collapsing; "
+            "lower --learning_rate, or raise --temperature_score until P is as flat as Q"
+        )
+    return found
+
+
+def unique_share(rows: np.ndarray) -> float:
+    """Share of distinct passages among the first passages of many queries: near 0 means collapse."""
+    flat = rows.reshape(-1)
+    return float(len(np.unique(flat)) / max(1, len(flat)))

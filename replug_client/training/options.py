@@ -1,0 +1,175 @@
+"""What a training run is asked to do: one frozen dataclass a stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from replug_client.errors import OptionError
+from replug_client.retriever.encoder import EncoderOptions
+from replug_client.supervisor.open import SupervisorOptions
+from replug_client.training.candidates import CandidateOptions
+from replug_client.training.objectives import Aggregation, Denominator, Direction
+
+
+class Train(StrEnum):
+    """What is trained."""
+
+    QUERY = "query"  # the query encoder; passage vectors stay as they are (RA-DIT)
+    BOTH = "both"  # one encoder for both; candidates are re-encoded in each step (REPLUG)
+
+
+@dataclass(frozen=True, slots=True)
+class DataOptions:
+    """Where passages, their vectors and the documents are, and how examples are cut.
+
+    Attributes:
+        passages: Corpus files.
+        passages_embeddings: Shards, or globs of shards.
+        data: Documents that training examples are cut from.
+        validation_data: Documents for validation; None takes ``validation_fraction`` of ``data``.
+        validation_fraction: Share of the documents of ``data`` held out, by a hash of their ids.
+        max_validation: At most this many validation examples, spread over the documents.
+        context_len: Supervisor tokens of the query.
+        pred_len: Supervisor tokens of the continuation.
+        min_pred_len: A shorter last continuation is dropped.
+        stride: Tokens from one window's start to the next; None is a whole window.
+        max_examples: At most this many training examples, drawn at random; None takes all.
+        ngram_guard: Drop an example when a run of this many tokens also stands in a passage; 0 is off.
+    """
+
+    passages: tuple[Path, ...]
+    passages_embeddings: tuple[str, ...]
+    data: tuple[Path, ...]
+    validation_data: tuple[Path, ...] = ()
+    validation_fraction: float = 0.1
+    max_validation: int = 300
+    context_len: int = 128
+    pred_len: int = 128
+    min_pred_len: int = 16
+    stride: int | None = None
+    max_examples: int | None = None
+    ngram_guard: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TargetOptions:
+    """P and Q; a temperature of None is calibrated on the first candidates.
+
+    Attributes:
+        temperature_score: gamma, or None: P under the base gets the entropy that Q has.
+        temperature_gold: beta, or None: the median entropy of Q becomes ``gold_entropy`` of log K.
+        gold_entropy: Used where beta is calibrated.
+        score: Aggregation of the continuation's log-probs.
+        kl: Direction of the divergence.
+        denominator: Which passages share P's mass.
+    """
+
+    temperature_score: float | None = None
+    temperature_gold: float | None = None
+    gold_entropy: float = 0.5
+    score: Aggregation = Aggregation.MEAN
+    kl: Direction = Direction.P_Q
+    denominator: Denominator = Denominator.CANDIDATES
+
+    def __post_init__(self) -> None:
+        for flag, value in (
+            ("--temperature_score", self.temperature_score),
+            ("--temperature_gold", self.temperature_gold),
+        ):
+            if value is not None and not 0 < value < float("inf"):
+                raise OptionError(
+                    f"{flag} {value}: expected a positive number, or nothing to have it calibrated"
+                )
+        if self.denominator is Denominator.BATCH and self.kl is Direction.P_Q:
+            raise OptionError(
+                "--denominator batch with --kl p-q: Q is 0 on other queries' passages, so KL(P||Q) is infinite. "
+                "Use --kl q-p, or --denominator candidates."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class StepOptions:
+    """The optimisation.
+
+    Attributes:
+        train: What is trained.
+        batch_size: Examples a step and process.
+        learning_rate: Peak of AdamW's schedule.
+        epochs: Passes over the examples.
+        max_steps: Stop after this many optimiser steps; None goes by epochs.
+        warmup_ratio: Share of the steps with a rising learning rate (linear decay after it).
+        weight_decay: AdamW's.
+        accumulation: Batches an optimiser step.
+        refresh_every: Optimiser steps between two retrievals with the current retriever (``both``: and
+            re-embeddings of the passages); 0 keeps the base's candidates for the whole run.
+        eval_every: Optimiser steps between two validations; 0 makes four of them over the run.
+        dropout: Of the encoder while training.
+        train_word_embeddings: Whether the input word embeddings are trained.
+        bf16: bfloat16 autocast.
+        seed: Of everything random.
+    """
+
+    train: Train = Train.QUERY
+    batch_size: int = 4
+    learning_rate: float = 2e-5
+    epochs: int = 1
+    max_steps: int | None = None
+    warmup_ratio: float = 0.1
+    weight_decay: float = 0.01
+    accumulation: int = 1
+    refresh_every: int = 100
+    eval_every: int = 0
+    dropout: float = 0.0
+    train_word_embeddings: bool = False
+    bf16: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        counts = {
+            "--per_gpu_batch_size": self.batch_size,
+            "--epochs": self.epochs,
+            "--gradient_accumulation_steps": self.accumulation,
+            "--max_steps": 1 if self.max_steps is None else self.max_steps,
+        }
+        for flag, value in counts.items():
+            if value < 1:
+                raise OptionError(f"{flag} {value}: expected at least 1")
+        if self.refresh_every < 0 or self.eval_every < 0:
+            raise OptionError("--refresh_every and --eval_every: expected 0 or more steps")
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceOptions:
+    """Where things go, and whether to go on.
+
+    Attributes:
+        output_dir: The tuned retriever, its checkpoints and its record.
+        cache_dir: Score cache and converted corpora.
+        resume: Go on from the last checkpoint.
+        overwrite: Throw away what an earlier run left in ``output_dir``.
+        save_or_load_index: Keep the FAISS index beside the shards, and take it from there.
+    """
+
+    output_dir: Path
+    cache_dir: Path
+    resume: bool = False
+    overwrite: bool = False
+    save_or_load_index: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOptions:
+    """A whole run."""
+
+    data: DataOptions
+    encoder: EncoderOptions
+    supervisor: SupervisorOptions
+    place: PlaceOptions
+    candidates: CandidateOptions = field(default_factory=CandidateOptions)
+    target: TargetOptions = field(default_factory=TargetOptions)
+    steps: StepOptions = field(default_factory=StepOptions)
+    retrieved_max_length: int = 128
+    separator: str = "\n"
+    projection_size: int | None = None

@@ -1,0 +1,114 @@
+"""What a training run works with: opened, checked against each other, and ready."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sentence_transformers import SentenceTransformer
+
+from replug_client.corpus.records import Example
+from replug_client.corpus.store import PassageStore
+from replug_client.errors import OptionError
+from replug_client.retriever.asymmetric import is_asymmetric, query_encoder_of
+from replug_client.retriever.encoder import check_projection_size, load_encoder
+from replug_client.retriever.index import FaissIndex, PassageIndex, check_fresh
+from replug_client.retriever.lexical import LexicalIndex
+from replug_client.retriever.shards import open_shards
+from replug_client.supervisor.cached import CachedSupervisor
+from replug_client.supervisor.prompts import PromptBuilder
+from replug_client.supervisor.protocol import Prompt
+from replug_client.supervisor.tokenizer import SupervisorTokenizer
+from replug_client.training.candidates import CandidateMiner, Rows
+from replug_client.training.data import ExampleSets, load_examples
+from replug_client.training.options import StepOptions, Train, TrainOptions
+from replug_client.training.schedule import Schedule
+from replug_client.training.trainer import freeze_word_embeddings, set_dropout
+
+_TEXTS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a run works with, opened and checked.
+
+    Attributes:
+        model: The encoder that is trained.
+        base: The same encoder as it was, for the passages (``query``) and for comparison.
+        store: The corpus.
+        index: The base's index over it.
+        indexed: Corpus rows that are in the index.
+        supervisor: Scores, through the cache.
+        builder: Makes prompts.
+        sets: Training and validation examples.
+        miner: Finds candidates.
+    """
+
+    model: SentenceTransformer
+    base: SentenceTransformer
+    store: PassageStore
+    index: PassageIndex
+    indexed: Rows
+    supervisor: CachedSupervisor
+    builder: PromptBuilder
+    sets: ExampleSets
+    miner: CandidateMiner
+
+    def prompt(self, example: Example, row: int) -> Prompt:
+        """The prompt of one example behind one corpus row."""
+        passage = self.store[row]
+        label = f"query {example.query[:40]!r} of document {example.document_id!r}, passage {passage.id!r}"
+        return self.builder.build(passage.text, example.query_ids, example.continuation_ids, label)
+
+    def schedule(self, steps: StepOptions) -> Schedule:
+        """The order of the training examples."""
+        return Schedule(len(self.sets.train), steps.batch_size, steps.seed)
+
+
+def prepare(
+    options: TrainOptions, store: PassageStore, supervisor: CachedSupervisor, tokenizer: SupervisorTokenizer
+) -> Prepared:
+    """Open and check everything that a run needs; what is cheap to find wrong is looked at first.
+
+    Raises:
+        StaleArtefactError: the shards were made by another encoder or of other passages.
+        OptionError: options that do not go together.
+        CorpusError: the documents cannot be read or give no example.
+    """
+    base = load_encoder(options.encoder)
+    check_projection_size(base, options.projection_size)
+    if options.steps.train is Train.BOTH and is_asymmetric(base):
+        raise OptionError(
+            f"--train both: {options.encoder.model_name_or_path} has separate encoders for queries and passages; "
+            "expected one encoder for both. Use --train query."
+        )
+    shards = open_shards(options.data.passages_embeddings)
+    check_fresh(shards, base, store)
+    index = FaissIndex.from_shards(shards, options.place.save_or_load_index)
+    builder = PromptBuilder(
+        tokenizer,
+        retrieved_max_length=options.retrieved_max_length,
+        max_prompt_tokens=supervisor.max_prompt_tokens,
+        separator=options.separator,
+    )
+    sets = load_examples(options.data, store, tokenizer, options.steps.seed)
+    lexical = LexicalIndex(_texts(store, index.rows)) if options.candidates.bm25_docs else None
+    miner = CandidateMiner(index, lexical, index.rows, options.candidates, options.steps.seed)
+    return Prepared(_trained(options), base, store, index, index.rows, supervisor, builder, sets, miner)
+
+
+def _trained(options: TrainOptions) -> SentenceTransformer:
+    """A second copy of the encoder, whose weights will move."""
+    model = load_encoder(options.encoder)
+    if options.steps.train is Train.QUERY:
+        model = query_encoder_of(model)
+    set_dropout(model, options.steps.dropout)
+    if not options.steps.train_word_embeddings:
+        freeze_word_embeddings(model)
+    return model
+
+
+def _texts(store: PassageStore, rows: Rows) -> Iterator[str]:
+    """Texts of the indexed rows, a block at a time."""
+    for start in range(0, len(rows), _TEXTS_AT_ONCE):
+        yield from store.texts(rows[start : start + _TEXTS_AT_ONCE])

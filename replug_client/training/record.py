@@ -1,0 +1,157 @@
+"""`run.json`: everything that made a tuned retriever, beside it. Written last, so its existence means it is whole."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, is_dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from replug_client import __version__
+from replug_client.artefacts import atomic_write, read_json, sha256_file, write_json
+from replug_client.corpus.records import Example
+from replug_client.errors import ArtefactError, OptionError
+from replug_client.training.options import TrainOptions
+
+RUN_NAME = "run.json"
+STATE_NAME = "unfinished.json"
+HELD_OUT_NAME = "held_out.jsonl"
+COMPLETE_NAME = "complete"
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "sentence-transformers",
+    "faiss-cpu",
+    "datasets",
+    "numpy",
+    "bm25s",
+    "openai",
+)
+# Options that a resumed run may change: they say where and how, not what is computed.
+_FREE = ("place", "supervisor.base_url", "supervisor.client", "supervisor.timeout", "supervisor.cache_dir")
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, paths and enums as what JSON can hold."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def versions() -> dict[str, str]:
+    """Versions of replug, Python and the packages that decide the numbers."""
+    found = {"replug": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def what_decides(options: TrainOptions, hashes: dict[str, str]) -> dict[str, Any]:
+    """Options and data hashes that a resumed run must share with the run that it goes on with."""
+    decided = plain(options)
+    for name in _FREE:
+        *parents, last = name.split(".")
+        inside = decided
+        for parent in parents:
+            inside = inside[parent]
+        inside.pop(last, None)
+    return {"options": json.loads(json.dumps(decided)), "hashes": hashes}
+
+
+def data_hashes(options: TrainOptions, corpus_sha256: str) -> dict[str, str]:
+    """SHA-256 of the corpus' content and of each document file."""
+    files = (*options.data.data, *options.data.validation_data)
+    return {"corpus": corpus_sha256, **{str(path): sha256_file(path) for path in files}}
+
+
+def begin(options: TrainOptions, hashes: dict[str, str]) -> Path | None:
+    """Ready ``output_dir`` and say where to go on from.
+
+    Returns:
+        The last checkpoint of the unfinished run, or None to begin anew.
+
+    Raises:
+        OptionError: there is a run already, and neither ``--resume`` nor ``--overwrite`` was given.
+        ArtefactError: ``--resume`` of a run that was asked for something else.
+    """
+    folder, state = options.place.output_dir, options.place.output_dir / STATE_NAME
+    decided = what_decides(options, hashes)
+    if options.place.resume and state.exists():
+        _check_same(read_json(state, mend="Begin anew with --overwrite."), decided, folder)
+        return last_checkpoint(folder)
+    if options.place.overwrite:
+        _clear(folder)
+    elif state.exists():
+        raise OptionError(
+            f"{folder} holds an unfinished run: go on with --resume, or begin anew with --overwrite"
+        )
+    elif (folder / RUN_NAME).exists():
+        raise OptionError(
+            f"{folder} holds a finished run: give another --output_dir, or throw it away with --overwrite"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(state, decided)
+    return None
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint; one that a kill cut short lacks its last file and is passed over."""
+    found = (folder / "checkpoints").glob("checkpoint-*")
+    whole = [
+        path for path in found if (path / "trainer_state.json").exists() and (path / COMPLETE_NAME).exists()
+    ]
+    return max(whole, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
+
+
+def finish(folder: Path, record: dict[str, Any], held_out: Sequence[Example]) -> None:
+    """Write the held-out examples and then the record; the run is finished with that."""
+    with atomic_write(folder / HELD_OUT_NAME, "w") as stream:
+        for example in held_out:
+            line = {
+                "document_id": example.document_id,
+                "query": example.query,
+                "continuation": example.continuation,
+            }
+            stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+    write_json(folder / RUN_NAME, record)
+    (folder / STATE_NAME).unlink(missing_ok=True)
+
+
+def _check_same(earlier: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
+    differences = list(_differences(earlier, now, ""))
+    if differences:
+        raise ArtefactError(
+            f"--resume: the unfinished run in {folder} was asked for something else: {'; '.join(differences)}. "
+            "Give the same options again, or begin anew with --overwrite."
+        )
+
+
+def _differences(earlier: Any, now: Any, name: str) -> list[str]:
+    if isinstance(earlier, dict) and isinstance(now, dict):
+        keys = dict.fromkeys([*earlier, *now])
+        return [
+            line for key in keys for line in _differences(earlier.get(key), now.get(key), f"{name}.{key}")
+        ]
+    return [] if earlier == now else [f"{name.lstrip('.')} was {earlier!r}, now {now!r}"]
+
+
+def _clear(folder: Path) -> None:
+    if not folder.exists():
+        return
+    ours = (folder / RUN_NAME).exists() or (folder / STATE_NAME).exists()
+    if not ours and any(folder.iterdir()):
+        raise OptionError(
+            f"--overwrite: {folder} holds files that are not of a run; give another --output_dir"
+        )
+    shutil.rmtree(folder)

@@ -1,0 +1,272 @@
+"""A whole training run: from files and a supervisor to a tuned retriever with its record."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
+from transformers import set_seed
+
+from replug_client.corpus.store import PassageStore
+from replug_client.retriever.asymmetric import combine
+from replug_client.retriever.encoder import encode_passages, encode_queries
+from replug_client.retriever.index import ArrayIndex, PassageIndex
+from replug_client.supervisor.open import open_supervisor
+from replug_client.training import record
+from replug_client.training.callbacks import CompleteCheckpoints, LogWithAdvice
+from replug_client.training.candidates import Rows
+from replug_client.training.collator import LSRDataCollator
+from replug_client.training.loss import LSRLoss, ObjectiveOptions
+from replug_client.training.options import Train, TrainOptions
+from replug_client.training.prepare import Prepared, prepare
+from replug_client.training.stream import CandidateStream
+from replug_client.training.targets import calibrate
+from replug_client.training.trainer import LSRTrainer, StreamHooks, set_dropout
+from replug_client.training.validation import PRIMARY_METRIC, HeldOutLikelihood, ValidationSet
+
+logger = logging.getLogger(__name__)
+
+_VALIDATIONS = 4
+_STATIC_GENERATION = 100
+# In process, a large submission shares the passages' prefixes; a server is kept busy by small ones.
+_LOCAL_SUBMISSION = 64
+
+
+def train_retriever(options: TrainOptions) -> Path:
+    """Train, and write the tuned retriever with ``run.json`` beside it.
+
+    Returns:
+        ``output_dir``, which plain ``SentenceTransformer(output_dir)`` loads.
+
+    Raises:
+        ReplugError: bad options or files, a stale index, a supervisor that cannot score.
+    """
+    began = time.time()
+    set_seed(options.steps.seed)
+    store = PassageStore.open(options.data.passages, options.place.cache_dir)
+    hashes = record.data_hashes(options, store.sha256)
+    folder = options.place.output_dir
+    if options.place.resume and (folder / record.RUN_NAME).exists():
+        logger.info("%s is finished already; nothing to resume", folder)
+        return folder
+    checkpoint = record.begin(options, hashes)
+    supervisor, tokenizer = open_supervisor(options.supervisor)
+    with closing(supervisor):
+        prepared = prepare(options, store, supervisor, tokenizer)
+        objective = calibrate(options, prepared)
+        trainer, stream = build_trainer(options, prepared, objective)
+        logger.info(
+            "%s", f"resuming from {checkpoint.name}" if checkpoint else "training from the base encoder"
+        )
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        save_tuned(options.steps.train, prepared, folder)
+        figures = {
+            "seconds": round(time.time() - began, 1),
+            "seconds_retrieving": round(stream.timings.retrieving, 1),
+            "seconds_waiting_for_scores": round(stream.timings.waiting_for_scores, 1),
+            "steps": trainer.state.global_step,
+            "best_step": _best_step(trainer),
+            "validation": _history(trainer),
+            "log": [entry for entry in trainer.state.log_history if "loss" in entry],
+            "scores": asdict(supervisor.stats),
+            "examples": prepared.sets.counts,
+        }
+        record.finish(
+            folder, _record(options, prepared, objective, hashes, figures), prepared.sets.validation
+        )
+    _report(figures, folder)
+    return folder
+
+
+def build_trainer(
+    options: TrainOptions, prepared: Prepared, objective: ObjectiveOptions
+) -> tuple[LSRTrainer, CandidateStream]:
+    """The trainer with its stream, collator, loss and validation."""
+    steps = options.steps
+    schedule = prepared.schedule(options.steps)
+    per_epoch = max(1, schedule.batches_per_epoch // steps.accumulation)
+    total_steps = steps.max_steps or per_epoch * steps.epochs
+    refresher = _Refresher(options, prepared)
+    stream = CandidateStream(
+        prepared.sets.train,
+        schedule,
+        prepared.prompt,
+        prepared.supervisor,
+        generation=(steps.refresh_every or _STATIC_GENERATION) * steps.accumulation,
+        total=total_steps * steps.accumulation,
+        folder=options.place.output_dir / "candidates",
+        batches_per_submission=_LOCAL_SUBMISSION if options.supervisor.kind == "local" else 1,
+    )
+    hooks = StreamHooks(stream, refresher.mine, refresher.refresh, steps.accumulation)
+    frozen = steps.train is Train.QUERY
+    collator = LSRDataCollator(
+        prepared.model,
+        prepared.sets.train,
+        stream.take,
+        passage_texts=None if frozen else prepared.store.texts,
+        frozen=prepared.index if frozen else None,
+    )
+    evaluator = _evaluator(options, prepared, objective, refresher)
+    trainer = LSRTrainer(
+        prepared.model,
+        _arguments(options, total_steps, evaluator is not None),
+        LSRLoss(prepared.model, objective),
+        collator,
+        schedule,
+        hooks,
+        evaluator=evaluator,
+        callbacks=[LogWithAdvice(), CompleteCheckpoints()],
+    )
+    return trainer, stream
+
+
+class _Refresher:
+    """Keeps candidates, and where passages are trained too their index, up with the weights."""
+
+    def __init__(self, options: TrainOptions, prepared: Prepared) -> None:
+        self._options = options
+        self._prepared = prepared
+        self._miner = prepared.miner
+        self._static = options.steps.refresh_every == 0
+        moves = options.steps.train is Train.BOTH and not self._static
+        self.refresh: Callable[[], None] | None = self._reindex if moves else None
+
+    def mine(self, numbers: Rows) -> Rows:
+        """Candidates of the numbered examples under the retriever as it is now (static: as the base was)."""
+        prepared = self._prepared
+        encoder = prepared.base if self._static else prepared.model
+        queries = [prepared.sets.train[number].query for number in numbers]
+        return self._miner.mine(encode_queries(encoder, queries), queries, numbers)
+
+    def index_of(self, model: SentenceTransformer) -> PassageIndex:
+        """The index for ``model``: the base's where passages are frozen, else one of the model's own."""
+        if self._options.steps.train is Train.QUERY:
+            return self._prepared.index
+        vectors = encode_passages(model, self._prepared.store.texts(self._prepared.indexed))
+        return ArrayIndex(vectors, self._prepared.indexed)
+
+    def _reindex(self) -> None:
+        began = time.perf_counter()
+        self._miner.index = self.index_of(self._prepared.model)
+        logger.info("re-embedded %d passages in %.1f s", len(self._miner.index), time.perf_counter() - began)
+
+
+def _evaluator(
+    options: TrainOptions, prepared: Prepared, objective: ObjectiveOptions, refresher: _Refresher
+) -> HeldOutLikelihood | None:
+    examples = prepared.sets.validation
+    if not examples:
+        logger.warning("no validation examples: the last weights are kept, whether they help or not")
+        return None
+    vectors = encode_queries(prepared.base, [example.query for example in examples])
+    base_rows = prepared.index.search(vectors, max(1, options.candidates.n_docs)).rows
+    data = ValidationSet(
+        examples, base_rows, prepared.store, prepared.builder, prepared.supervisor, objective
+    )
+    return HeldOutLikelihood(data, refresher.index_of)
+
+
+def _arguments(
+    options: TrainOptions, total_steps: int, validates: bool
+) -> SentenceTransformerTrainingArguments:
+    steps = options.steps
+    folder = options.place.output_dir
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "tensorboard"))
+    every = min(total_steps, steps.eval_every or max(1, total_steps // _VALIDATIONS))
+    return SentenceTransformerTrainingArguments(
+        output_dir=str(folder / "checkpoints"),
+        per_device_train_batch_size=steps.batch_size,
+        gradient_accumulation_steps=steps.accumulation,
+        learning_rate=steps.learning_rate,
+        weight_decay=steps.weight_decay,
+        warmup_steps=steps.warmup_ratio,
+        lr_scheduler_type="linear",
+        num_train_epochs=steps.epochs,
+        max_steps=total_steps,
+        bf16=steps.bf16,
+        seed=steps.seed,
+        data_seed=steps.seed,
+        eval_strategy="steps" if validates else "no",
+        eval_steps=every,
+        eval_on_start=validates and not options.place.resume,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=2,
+        load_best_model_at_end=validates,
+        metric_for_best_model=f"eval_{PRIMARY_METRIC}" if validates else None,
+        greater_is_better=False if validates else None,
+        logging_steps=max(1, min(20, total_steps // 20)),
+        logging_first_step=True,
+        report_to=["tensorboard"],
+        disable_tqdm=True,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+
+
+def save_tuned(train: Train, prepared: Prepared, folder: Path) -> None:
+    """Save what plain ``SentenceTransformer(folder)`` loads; ``query`` keeps the base's passage encoder."""
+    set_dropout(prepared.model, 0.0)
+    model = combine(prepared.model, prepared.base) if train is Train.QUERY else prepared.model
+    model.save_pretrained(str(folder))
+
+
+def _best_step(trainer: LSRTrainer) -> int | None:
+    best = trainer.state.best_model_checkpoint
+    return int(best.rsplit("-", 1)[1]) if best else None
+
+
+def _history(trainer: LSRTrainer) -> list[dict[str, float]]:
+    return [
+        {"step": entry["step"], **{key[5:]: value for key, value in entry.items() if key.startswith("eval_")}}
+        for entry in trainer.state.log_history
+        if f"eval_{PRIMARY_METRIC}" in entry
+    ]
+
+
+def _record(
+    options: TrainOptions,
+    prepared: Prepared,
+    objective: ObjectiveOptions,
+    hashes: dict[str, str],
+    figures: dict[str, Any],
+) -> dict[str, Any]:
+    asked = record.plain(options)
+    return {
+        "replug_version": record.versions()["replug"],
+        "status": "complete",
+        "base_model": options.encoder.model_name_or_path,
+        "encoder": asked["encoder"],
+        "passages": [str(path.absolute()) for path in options.data.passages],
+        "passages_embeddings": [str(Path(item).absolute()) for item in options.data.passages_embeddings],
+        "train": options.steps.train.value,
+        "n_docs": options.candidates.n_docs,
+        "held_out": record.HELD_OUT_NAME,
+        "supervisor": {"name": prepared.supervisor.name, "fingerprint": prepared.supervisor.fingerprint},
+        "objective": record.plain(objective),
+        "options": asked,
+        "versions": record.versions(),
+        "hashes": hashes,
+        "figures": figures,
+    }
+
+
+def _report(figures: dict[str, Any], folder: Path) -> None:
+    validation = figures["validation"]
+    if validation:
+        first, best = validation[0], min(validation, key=lambda entry: entry[PRIMARY_METRIC])
+        logger.info(
+            "held-out bits per byte of the first passage: %.4f before, %.4f at the kept step %s",
+            first[PRIMARY_METRIC],
+            best[PRIMARY_METRIC],
+            figures["best_step"],
+        )
+    logger.info("the tuned retriever is in %s; see what it does: replug compare --run %s", folder, folder)

@@ -1,0 +1,72 @@
+"""In which order the examples are seen: known ahead of time, so that they can be scored ahead of time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from sentence_transformers.base.sampler import DefaultBatchSampler
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The order of the examples over all epochs, a function of the seed alone.
+
+    Attributes:
+        num_examples: Number of training examples.
+        batch_size: Examples a batch; the last batch of an epoch is dropped where it would be short,
+            unless it is the only one.
+        seed: Seed of the shuffle.
+    """
+
+    num_examples: int
+    batch_size: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.num_examples < 1 or self.batch_size < 1:
+            raise ValueError(
+                f"{self.num_examples} examples in batches of {self.batch_size}; expected at least one of each"
+            )
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Full batches in an epoch; 1 where there are fewer examples than one batch holds."""
+        return max(1, self.num_examples // self.batch_size)
+
+    def epoch(self, epoch: int) -> npt.NDArray[np.int64]:
+        """``(batches_per_epoch, <= batch_size)`` example numbers of one epoch."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.num_examples)
+        size = min(self.batch_size, self.num_examples)
+        return order[: self.batches_per_epoch * size].reshape(self.batches_per_epoch, size)
+
+    def batches(self, start: int, stop: int) -> npt.NDArray[np.int64]:
+        """``(stop - start, batch)`` example numbers of the batches numbered ``start`` to ``stop`` - 1."""
+        each = self.batches_per_epoch
+        if stop <= start:
+            return np.zeros((0, min(self.batch_size, self.num_examples)), dtype=np.int64)
+        epochs = np.concatenate([self.epoch(epoch) for epoch in range(start // each, (stop - 1) // each + 1)])
+        first = start // each * each
+        return epochs[start - first : stop - first]
+
+
+class ScheduleSampler(DefaultBatchSampler):
+    """The schedule in the form that the trainer's data loader asks for."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        super().__init__(range(schedule.num_examples), batch_size=schedule.batch_size, drop_last=True)  # type: ignore[arg-type]
+        self.schedule = schedule
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer at the start of each epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self.schedule.epoch(self.epoch):
+            yield batch.tolist()
+
+    def __len__(self) -> int:
+        return self.schedule.batches_per_epoch

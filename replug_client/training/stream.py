@@ -1,0 +1,222 @@
+"""Candidates and their scores, made ahead of the training steps that need them.
+
+Training is cut into *generations* of a fixed number of batches. While generation g trains, the candidates
+of generation g + 1, retrieved with the retriever as it was when g began, are being scored. So the supervisor
+works while the trainer steps, what is retrieved depends on a known state of the weights, and a resumed run
+finds the very same candidates: each generation's are written to disk before they are used.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from replug_client.artefacts import atomic_write
+from replug_client.corpus.records import Example
+from replug_client.supervisor.protocol import Prompt, Score, Supervisor
+from replug_client.training.candidates import NO_PASSAGE, Rows
+from replug_client.training.schedule import Schedule
+
+BuildPrompt = Callable[[Example, int], Prompt]
+Mine = Callable[[Rows], Rows]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredCandidates:
+    """The candidates of one batch with their scores.
+
+    Attributes:
+        rows: ``(batch, K)`` int64 corpus rows, ``NO_PASSAGE`` where there is none.
+        log_likelihoods: ``(batch, K)`` float64, nats, summed over the continuation; 0 where there is none.
+        num_tokens: ``(batch,)`` int64.
+        num_bytes: ``(batch,)`` int64.
+    """
+
+    rows: Rows
+    log_likelihoods: npt.NDArray[np.float64]
+    num_tokens: npt.NDArray[np.int64]
+    num_bytes: npt.NDArray[np.int64]
+
+
+@dataclass(slots=True)
+class StreamTimings:
+    """Seconds spent, for the run's record."""
+
+    retrieving: float = 0.0
+    waiting_for_scores: float = 0.0
+
+
+@dataclass(slots=True)
+class _Pending:
+    """One batch on its way: who it is, what was retrieved, and the scores to come."""
+
+    examples: Rows
+    rows: Rows
+    future: Future[list[Score]]
+
+
+class CandidateStream:
+    """Hands out scored candidates batch by batch, in the order of the schedule.
+
+    Args:
+        examples: The training examples.
+        schedule: Their order.
+        build_prompt: Makes the prompt of one example and one corpus row.
+        supervisor: Scores them; its ``submit`` is asynchronous.
+        generation: Batches a generation.
+        total: Batches in the whole run.
+        folder: Where each generation's candidates are kept.
+        batches_per_submission: How many batches are handed to the supervisor at once.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        schedule: Schedule,
+        build_prompt: BuildPrompt,
+        supervisor: Supervisor,
+        *,
+        generation: int,
+        total: int,
+        folder: Path,
+        batches_per_submission: int = 1,
+    ) -> None:
+        self._examples = examples
+        self._schedule = schedule
+        self._build_prompt = build_prompt
+        self._supervisor = supervisor
+        self._generation = generation
+        self._total = total
+        self._folder = folder
+        self._group = batches_per_submission
+        self._pending: deque[_Pending] = deque()
+        self._next_generation = 0
+        self.timings = StreamTimings()
+        self.first_rows: Rows = np.zeros((0, 0), dtype=np.int64)
+
+    @property
+    def generation(self) -> int:
+        """Batches a generation."""
+        return self._generation
+
+    def start(self, batch: int, mine: Mine) -> None:
+        """Begin at ``batch`` (0, or where a resumed run goes on): ready its generation and the next one."""
+        current = batch // self._generation
+        self._discard_from(current + 2)
+        self._pending.clear()
+        self._next_generation = current
+        self._prepare(mine, skip=batch - current * self._generation)
+        self._prepare(mine)
+
+    def advance(self, batch: int, mine: Mine) -> None:
+        """At the first batch of a generation: retrieve for the one after it and send it off to be scored."""
+        while self._next_generation <= batch // self._generation + 1:
+            self._prepare(mine)
+
+    def take(self, examples: Rows) -> ScoredCandidates:
+        """Wait for the next batch's scores.
+
+        Raises:
+            RuntimeError: the batch asked for is not the next of the schedule.
+            SupervisorError: scoring failed for good.
+        """
+        if not self._pending:
+            raise RuntimeError("no batch is on its way: the stream was not started or not advanced")
+        pending = self._pending.popleft()
+        if not np.array_equal(pending.examples, examples):
+            raise RuntimeError(
+                f"examples {examples.tolist()[:4]}... were asked for, but the schedule's next are "
+                f"{pending.examples.tolist()[:4]}..."
+            )
+        began = time.perf_counter()
+        scores = pending.future.result()
+        self.timings.waiting_for_scores += time.perf_counter() - began
+        return self._assemble(pending, scores)
+
+    def _assemble(self, pending: _Pending, scores: list[Score]) -> ScoredCandidates:
+        examples = [self._examples[number] for number in pending.examples]
+        log_likelihoods = np.zeros(pending.rows.shape, dtype=np.float64)
+        log_likelihoods[pending.rows != NO_PASSAGE] = [score.log_likelihood for score in scores]
+        return ScoredCandidates(
+            rows=pending.rows,
+            log_likelihoods=log_likelihoods,
+            num_tokens=np.array([len(example.continuation_ids) for example in examples]),
+            num_bytes=np.array([example.num_bytes for example in examples]),
+        )
+
+    def _prepare(self, mine: Mine, skip: int = 0) -> None:
+        number = self._next_generation
+        self._next_generation += 1
+        first = number * self._generation
+        batches = self._schedule.batches(first, min(first + self._generation, self._total))
+        if len(batches) == 0:
+            return
+        rows = self._load(number, batches.shape)
+        if rows is None:
+            began = time.perf_counter()
+            rows = mine(batches.reshape(-1)).reshape(*batches.shape, -1)
+            self.timings.retrieving += time.perf_counter() - began
+            self._store(number, rows)
+        self.first_rows = rows[..., 0]
+        self._submit(batches[skip:], rows[skip:])
+
+    def _submit(self, batches: Rows, rows: Rows) -> None:
+        for start in range(0, len(batches), self._group):
+            group = slice(start, start + self._group)
+            prompts, lengths = [], []
+            for examples, candidates in zip(batches[group], rows[group], strict=True):
+                before = len(prompts)
+                for number, own in zip(examples, candidates, strict=True):
+                    example = self._examples[number]
+                    prompts += [self._build_prompt(example, int(row)) for row in own if row != NO_PASSAGE]
+                lengths.append(len(prompts) - before)
+            futures = _split(self._supervisor.submit(prompts), lengths)
+            for examples, candidates, future in zip(batches[group], rows[group], futures, strict=True):
+                self._pending.append(_Pending(examples, candidates, future))
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"generation_{number:05d}.npy"
+
+    def _store(self, number: int, rows: Rows) -> None:
+        with atomic_write(self._path(number)) as stream:
+            np.save(stream, rows, allow_pickle=False)
+
+    def _load(self, number: int, shape: tuple[int, ...]) -> Rows | None:
+        path = self._path(number)
+        if not path.exists():
+            return None
+        rows: Rows = np.load(path, allow_pickle=False)
+        return rows if rows.shape[:2] == shape else None
+
+    def _discard_from(self, number: int) -> None:
+        """Later generations were retrieved by weights that a resumed run has yet to reach."""
+        while (path := self._path(number)).exists():
+            path.unlink()
+            number += 1
+
+
+def _split(future: Future[list[Score]], lengths: Sequence[int]) -> list[Future[list[Score]]]:
+    """One future for each part of a submission, so that each batch is awaited by itself."""
+    if len(lengths) == 1:
+        return [future]
+    parts: list[Future[list[Score]]] = [Future() for _ in lengths]
+
+    def hand_out(done: Future[list[Score]]) -> None:
+        error = done.exception()
+        start = 0
+        for part, length in zip(parts, lengths, strict=True):
+            if error is not None:
+                part.set_exception(error)
+            else:
+                part.set_result(done.result()[start : start + length])
+            start += length
+
+    future.add_done_callback(hand_out)
+    return parts

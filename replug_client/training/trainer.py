@@ -1,0 +1,150 @@
+"""sentence-transformers' own trainer, with the candidate stream, frozen parts and a diagnosis in its log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from datasets import Dataset
+from sentence_transformers import (
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+)
+from sentence_transformers.base.sampler import DefaultBatchSampler
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from replug_client.training.candidates import Rows
+from replug_client.training.collator import EXAMPLE_COLUMN, LSRDataCollator
+from replug_client.training.diagnostics import RunningMeans, batch_diagnostics, unique_share
+from replug_client.training.loss import LSRLoss
+from replug_client.training.schedule import Schedule, ScheduleSampler
+from replug_client.training.stream import CandidateStream
+
+
+@dataclass(frozen=True, slots=True)
+class StreamHooks:
+    """What the trainer calls so that candidates keep up with the weights.
+
+    Attributes:
+        stream: The candidate stream.
+        mine: Retrieves candidates for a block of example numbers with the retriever as it is now.
+        refresh: Re-embeds the passages with the retriever as it is now; None where they are frozen.
+        accumulation: Batches an optimiser step.
+    """
+
+    stream: CandidateStream
+    mine: Callable[[Rows], Rows]
+    refresh: Callable[[], None] | None
+    accumulation: int
+
+
+class LSRTrainer(SentenceTransformerTrainer):
+    """Trains a retriever on a candidate stream; everything else is its parent's.
+
+    Mixed precision, accumulation, schedules, checkpoints, TensorBoard, model cards and ``--resume`` are
+    sentence-transformers' and transformers' own.
+
+    Args:
+        model: The encoder to train.
+        args: sentence-transformers' training arguments.
+        loss: The LSR loss over the same model.
+        collator: Makes the batches.
+        schedule: The order of the examples.
+        hooks: Keep the candidates up with the weights.
+        keywords: Passed on to the parent (``evaluator``, ``callbacks``, ...).
+    """
+
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        args: SentenceTransformerTrainingArguments,
+        loss: LSRLoss,
+        collator: LSRDataCollator,
+        schedule: Schedule,
+        hooks: StreamHooks,
+        **keywords: Any,
+    ) -> None:
+        self._schedule = schedule
+        self._means = RunningMeans()
+        self._hooks = hooks
+        dataset = Dataset.from_dict({EXAMPLE_COLUMN: list(range(schedule.num_examples))})
+        super().__init__(
+            model=model, args=args, train_dataset=dataset, loss=loss, data_collator=collator, **keywords
+        )
+        self.add_callback(_StreamCallback(hooks))
+
+    def get_batch_sampler(self, *_: Any, **__: Any) -> DefaultBatchSampler:
+        """The schedule's own order, which the candidate stream knows too."""
+        return ScheduleSampler(self._schedule)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The parent's loss; the batch's diagnosis is kept for the log."""
+        result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if isinstance(self.loss, LSRLoss) and self.loss.last:
+            self._means.add(batch_diagnostics(self.loss.last))
+        return result
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Training logs carry the diagnosis of the steps since the last one."""
+        if "loss" in logs:
+            logs |= self._means.flush()
+            logs["unique_first_passages"] = unique_share(self._hooks.stream.first_rows)
+            logs["staleness_steps"] = float(self.state.global_step % self._steps_a_generation())
+        super().log(logs, start_time)
+
+    def _steps_a_generation(self) -> int:
+        return max(1, self._hooks.stream.generation // self._hooks.accumulation)
+
+
+class _StreamCallback(TrainerCallback):
+    """At the first step of each generation, retrieves for the one after it."""
+
+    def __init__(self, hooks: StreamHooks) -> None:
+        self._hooks = hooks
+        self._steps = max(1, hooks.stream.generation // hooks.accumulation)
+        self._refreshed = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self._refresh(state.global_step)
+        self._hooks.stream.start(state.global_step * self._hooks.accumulation, self._hooks.mine)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if state.global_step % self._steps == 0:
+            self._refresh(state.global_step)
+            self._hooks.stream.advance(state.global_step * self._hooks.accumulation, self._hooks.mine)
+
+    def _refresh(self, step: int) -> None:
+        """Re-embed at the start of each generation but the first, whose index is the base's own."""
+        if self._hooks.refresh is not None and step and step % self._steps == 0 and step != self._refreshed:
+            self._hooks.refresh()
+            self._refreshed = step
+
+
+def freeze_word_embeddings(model: SentenceTransformer) -> int:
+    """Leave the input word embeddings as they are: in small encoders they are half of all parameters.
+
+    Returns:
+        The number of parameters that will not be trained.
+    """
+    frozen = 0
+    for module in model.modules():
+        if isinstance(module, torch.nn.Embedding) and module.num_embeddings > 1000:
+            module.weight.requires_grad_(False)
+            frozen += module.weight.numel()
+    return frozen
+
+
+def set_dropout(model: SentenceTransformer, probability: float) -> None:
+    """Set every dropout of the encoder; 0 makes a frozen index and the queries see the same function."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = probability
