@@ -1,9 +1,9 @@
 """Build the demo's data from the standard library of the interpreter that runs this.
 
-Real code, nothing fetched: of each file the first part becomes passages of the corpus, and the rest a document from
-which examples are cut, so that what stands in the library, the earlier part of the same file included, must help to
-predict what comes next. The documents of every eighth file are held out. Split, order and content depend on the
-library's files alone.
+Real code, nothing fetched: of each file the first part becomes passages of the corpus, and the rest a
+document from which examples are cut, so that what stands in the library, the earlier part of the same file
+included, must help to predict what comes next. The documents of every eighth file are held out. Split, order
+and content depend on the library's files alone.
 
     python -m demo.stdlib_corpus --output_dir demo/out/data --files 120
 """
@@ -86,7 +86,9 @@ class CorpusReport:
     left_out: Mapping[str, int]
 
 
-def build(output_dir: Path, options: CorpusOptions, *, root: Path | None = None, lm: Path = LM_DIR) -> CorpusReport:
+def build(
+    output_dir: Path, options: CorpusOptions, *, root: Path | None = None, lm: Path = LM_DIR
+) -> CorpusReport:
     """Write ``passages.csv``, ``train.csv``, ``held_out.csv`` and, last, ``manifest.json``.
 
     Args:
@@ -106,14 +108,13 @@ def build(output_dir: Path, options: CorpusOptions, *, root: Path | None = None,
     manifest.unlink(missing_ok=True)
     passages, train, held_out = (output_dir / f"{name}.csv" for name in ("passages", "train", "held_out"))
     documents = [document for source in chosen if (document := _document(source, options))]
-    parts = {
-        held: [document for document in documents if is_held_out(document["file"], options.held_out_every) is held]
-        for held in (False, True)
-    }
+    parts: dict[bool, list[dict[str, str]]] = {False: [], True: []}
+    for document in documents:
+        parts[is_held_out(document["file"], options.held_out_every)].append(document)
     if not parts[False] or not parts[True]:
         raise CorpusError(
-            f"{root}: of {len(chosen)} files {len(parts[False])} are for training and {len(parts[True])} held out; "
-            "expected at least one of each. Use more --files."
+            f"{root}: of {len(chosen)} files {len(parts[False])} are for training, {len(parts[True])} held "
+            "out; expected at least one of each. Use more --files."
         )
     rows = (row for source in chosen for row in cut_passages(source, tokenizer, options))
     report = CorpusReport(
@@ -155,8 +156,8 @@ def read_library(root: Path, min_file_bytes: int) -> tuple[list[SourceFile], dic
             sources.append(SourceFile(relative.as_posix(), text))
     if not sources:
         raise CorpusError(
-            f"{root}: no Python file of {min_file_bytes} bytes or more. This interpreter comes without the library's "
-            "sources; run the demo with another (make demo PYTHON=...)."
+            f"{root}: no Python file of {min_file_bytes} bytes or more. This interpreter comes without the "
+            "library's sources; run the demo with another (make demo PYTHON=...)."
         )
     return sources, left_out
 
@@ -165,7 +166,9 @@ def choose(sources: Sequence[SourceFile], count: int | None) -> list[SourceFile]
     """The ``count`` files whose names have the lowest hashes, in their old order; all when None."""
     if count is None or count >= len(sources):
         return list(sources)
-    names = {source.name for source in sorted(sources, key=lambda source: _hash("choose", source.name))[:count]}
+    names = {
+        source.name for source in sorted(sources, key=lambda source: _hash("choose", source.name))[:count]
+    }
     return [source for source in sources if source.name in names]
 
 
@@ -179,8 +182,13 @@ def split_at_line(text: str, fraction: float) -> int:
     return text.rfind("\n", 0, int(len(text) * fraction)) + 1
 
 
-def cut_passages(source: SourceFile, tokenizer: Tokenizer, options: CorpusOptions) -> Iterator[dict[str, Any]]:
-    """Pieces of ``passage_tokens`` tokens of the file's first part, one after the other, whole characters only."""
+def cut_passages(
+    source: SourceFile, tokenizer: Tokenizer, options: CorpusOptions
+) -> Iterator[dict[str, Any]]:
+    """Pieces of ``passage_tokens`` tokens of the file's first part, one after the other.
+
+    They end at whole characters. ``line`` is where a piece begins, counted from 1.
+    """
     part = source.text[: split_at_line(source.text, options.passage_fraction)]
     offsets = tokenizer.encode(part, add_special_tokens=False).offsets
     start, line = 0, 1
@@ -250,7 +258,9 @@ def _manifest(report: CorpusReport, options: CorpusOptions) -> dict[str, Any]:
 
 
 def main(
-    output_dir: Annotated[Path, typer.Option("--output_dir", help="Folder to write to.")] = Path("demo/out/data"),
+    output_dir: Annotated[Path, typer.Option("--output_dir", help="Folder to write to.")] = Path(
+        "demo/out/data"
+    ),
     files: Annotated[str, typer.Option("--files", help="How many files of the library, or all.")] = "all",
     passage_fraction: Annotated[
         float, typer.Option("--passage_fraction", help="The part of each file that becomes passages.")

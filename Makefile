@@ -1,0 +1,51 @@
+# Everything runs in .venv, which `make` itself makes; nothing is installed outside this folder.
+# PYTHON: the interpreter to make it from (3.11 or newer; also the one whose library the demo reads).
+PYTHON ?= python3
+VENV := .venv
+VLLM_VENV := .venv-vllm
+BIN := $(VENV)/bin
+# Test processes; the tests that share the vLLM server run in one of them.
+WORKERS ?= 2
+
+export PYTHON VLLM_VENV
+.DEFAULT_GOAL := help
+.PHONY: help demo experiment test test-fast lint format bench clean
+
+help: ## Say what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.replug-demo ## Train a retriever on real code in ten minutes, and see whether it helped
+	$(BIN)/replug demo
+
+experiment: $(VENV)/.replug-demo ## The same at full size (up to 90 minutes; goes on where it stopped)
+	$(BIN)/replug demo --full
+
+test: $(VENV)/.replug-dev ## All tests, the real vLLM server on the CPU included (makes .venv-vllm)
+	server/install_cpu.sh $(VLLM_VENV)
+	REPLUG_REQUIRE_VLLM=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+
+test-fast: $(VENV)/.replug-dev ## The tests that need no server
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup -m "not server" $(PYTEST_ARGS)
+
+lint: $(VENV)/.replug-dev ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.replug-dev ## Mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.replug-dev ## List the benchmarks
+	$(BIN)/python -m benchmarks
+
+clean: ## Remove what the demo and the caches wrote; the environments stay
+	rm -rf demo/out demo/experiment .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/.replug-demo: pyproject.toml poetry.lock tools/install.sh tools/constraints.py
+	tools/install.sh $(VENV) demo
+	@touch $@
+
+$(VENV)/.replug-dev: pyproject.toml poetry.lock tools/install.sh tools/constraints.py
+	tools/install.sh $(VENV) demo,dev
+	@touch $@ $(VENV)/.replug-demo
