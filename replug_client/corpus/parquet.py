@@ -26,7 +26,7 @@ def parquet_passages(path: Path, columns: Columns, advance: Advance) -> Iterator
     path.open("rb").close()  # Python's errors for a missing file or a folder, not Arrow's
     record = 0
     try:
-        # Without pre_buffer=False whole row groups of every column are fetched ahead.
+        # pre_buffer, the default, fetches the whole file into memory.
         with pq.ParquetFile(path, pre_buffer=False) as file:
             _check_schema(path, file.schema_arrow, columns)
             bytes_a_row = path.stat().st_size / max(1, file.metadata.num_rows)

@@ -68,12 +68,11 @@ def delimited_passages(
         io.TextIOWrapper(raw, "utf-8-sig", "surrogateescape", newline="") as stream,
     ):
         rows = _rows(csv.reader(stream, delimiter=delimiter, strict=True), path)
-        line, header = next(rows, (1, []))
+        place, header = next(rows, (Place(str(path), 0, 1), []))
         if not header:
             return
-        _check_header(Place(str(path), 0, line), header, delimiter, columns)
-        for record, (line, row) in enumerate(rows, 1):
-            place = Place(str(path), record, line)
+        _check_header(place, header, delimiter, columns)
+        for place, row in rows:
             if len(row) != len(header):
                 raise _ragged(place, row, header)
             cells = dict(zip(header, row, strict=True))
@@ -81,21 +80,23 @@ def delimited_passages(
             yield place, passage_of(place, cells, columns)
 
 
-def _rows(reader: Any, path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Rows that are not blank lines, each with the line it starts on."""
+def _rows(reader: Any, path: Path) -> Iterator[tuple[Place, list[str]]]:
+    """Rows that are not blank lines, the header first, each with its place."""
+    record = 0
     while True:
-        line = reader.line_num + 1
+        place = Place(str(path), record, reader.line_num + 1)
         try:
             row = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            raise CorpusError(
-                f"{path}, line {line}: the row that starts here cannot be read ({error}). "
+            raise place.error(
+                f"the row that starts here cannot be read ({error}). "
                 "A field that begins with a quote must end with one, and quotes inside it are doubled."
             ) from error
         if row:
-            yield line, row
+            record += 1
+            yield place, row
 
 
 def _check_header(place: Place, header: list[str], delimiter: str, columns: Columns) -> None:

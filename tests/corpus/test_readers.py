@@ -142,7 +142,7 @@ def test_bytes_that_spell_a_surrogate_are_undecodable(make_file: MakeFile) -> No
 
 def test_a_quote_that_is_never_closed_names_where_it_opens(make_file: MakeFile) -> None:
     message = refusal(make_file("a.csv", b'id,text\n1,one\n2,"two\n3,three\n'))
-    assert "a.csv, line 3: the row that starts here cannot be read" in message
+    assert "a.csv, line 3 (record 2): the row that starts here cannot be read" in message
 
 
 def test_a_quote_inside_a_quoted_field_must_be_doubled(make_file: MakeFile) -> None:

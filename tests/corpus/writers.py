@@ -48,7 +48,9 @@ def write_jsonl(path: Path, passages: Iterable[Passage]) -> None:
 def write_parquet(path: Path, passages: Iterable[Passage]) -> None:
     schema = pa.schema([(name, pa.string()) for name in COLUMNS])
     rows = [cells(passage) for passage in passages]
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, row_group_size=500)
+    table = pa.Table.from_pylist(rows, schema=schema)
+    # Compressed, repetitive texts would hide from the memory test what a reader holds.
+    pq.write_table(table, path, row_group_size=500, compression="none", use_dictionary=False)
 
 
 WRITERS: dict[str, Callable[[Path, Iterable[Passage]], None]] = {
