@@ -8,6 +8,7 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from replug_client.errors import SupervisorError
 from replug_client.supervisor.cache import ScoreCache, cache_key
 from replug_client.supervisor.checks import check_lengths
 from replug_client.supervisor.protocol import OnScores, Prompt, Score, StreamingSupervisor
@@ -150,7 +151,8 @@ class CachedSupervisor:
             self._finish(part)
 
         def ended(future: Future[list[Score]]) -> None:
-            error = future.exception() if not future.cancelled() else InterruptedError("cancelled")
+            cancelled = SupervisorError("the submission was cancelled, for the supervisor was closed")
+            error = cancelled if future.cancelled() else future.exception()
             if error is not None:
                 self._abandon(submission, keys, error)
 

@@ -1,0 +1,91 @@
+"""One way to open a supervisor, with its cache and its tokenizer; every command goes through it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from replug_client.errors import OptionError, SupervisorError
+from replug_client.supervisor.cache import ScoreCache
+from replug_client.supervisor.cached import CachedSupervisor
+from replug_client.supervisor.client import ClientOptions, RemoteSupervisor
+from replug_client.supervisor.endpoint import default_base_url, make_client
+from replug_client.supervisor.local import LocalOptions, LocalSupervisor
+from replug_client.supervisor.server_tokenizer import ServerTokenizer
+from replug_client.supervisor.tokenizer import SupervisorTokenizer, check_same_ids, load_tokenizer
+
+_log = logging.getLogger(__name__)
+
+CACHE_FILE = "scores.sqlite"
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisorOptions:
+    """What a supervisor is, and where.
+
+    Attributes:
+        model: Name or folder; at a server, the name that it serves.
+        kind: ``server``: an OpenAI-compatible one; ``local``: in this process.
+        base_url: Of the server, with ``/v1``; None takes ``OPENAI_BASE_URL``, or vLLM's default.
+        tokenizer: Name or folder of the tokenizer, where it is not to be found by ``model``.
+        cache_dir: Where ``scores.sqlite`` lies; None keeps scores in memory only.
+        timeout: Seconds that a server has for an answer.
+        client: How a server is asked.
+        local: How a local model is run.
+    """
+
+    model: str
+    kind: Literal["server", "local"] = "server"
+    base_url: str | None = None
+    tokenizer: str | None = None
+    cache_dir: Path | None = None
+    timeout: float = 600.0
+    client: ClientOptions = field(default_factory=ClientOptions)
+    local: LocalOptions = field(default_factory=LocalOptions)
+
+
+def open_supervisor(options: SupervisorOptions) -> tuple[CachedSupervisor, SupervisorTokenizer]:
+    """Load or connect, probe, and put the score cache before it. Close it when done.
+
+    Raises:
+        OptionError: unknown model, tokenizer, device...
+        SupervisorError: the server cannot be reached, or gives no scores.
+    """
+    if options.kind not in ("server", "local"):
+        raise OptionError(f"--supervisor must be server or local, not {options.kind!r}")
+    path = None if options.cache_dir is None else options.cache_dir / CACHE_FILE
+    cache = ScoreCache(path)
+    supervisor: LocalSupervisor | RemoteSupervisor
+    try:
+        if options.kind == "local":
+            tokenizer = load_tokenizer(options.tokenizer or options.model)
+            supervisor = LocalSupervisor.load(options.model, options.local)
+        else:
+            base_url = options.base_url or default_base_url()
+            supervisor = RemoteSupervisor(
+                make_client(base_url, timeout=options.timeout), options.model, options.client
+            )
+            try:
+                tokenizer = _tokenizer_of_server(options, base_url, supervisor.name)
+            except BaseException:
+                supervisor.close()
+                raise
+    except BaseException:
+        cache.close()
+        raise
+    return CachedSupervisor(supervisor, cache), tokenizer
+
+
+def _tokenizer_of_server(options: SupervisorOptions, base_url: str, name: str) -> SupervisorTokenizer:
+    try:
+        server: ServerTokenizer | None = ServerTokenizer(base_url, name)
+    except SupervisorError as error:
+        _log.debug("no tokenizer at the server: %s", error)
+        server = None
+    tokenizer = load_tokenizer(options.tokenizer or options.model, server=server)
+    if server is not None and tokenizer is not server:
+        check_same_ids(tokenizer, server, name)
+        server.close()
+    return tokenizer

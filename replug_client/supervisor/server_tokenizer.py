@@ -1,0 +1,159 @@
+"""The tokenizer of a served model, asked for over HTTP: for models of which no tokenizer is at hand."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import httpx2
+
+from replug_client.errors import SupervisorError, SupervisorRequestError, SupervisorUnavailableError
+from replug_client.supervisor.endpoint import api_key
+from replug_client.supervisor.tokenizer import Offsets
+
+_log = logging.getLogger(__name__)
+
+_SPACE = "\u2581"  # SentencePiece's mark for a space
+
+
+class ServerTokenizer:
+    """vLLM's ``/tokenize`` and ``/detokenize``. One request a text: slow for a corpus, so a last resort.
+
+    BOS is what the server puts before a text when it is asked for special tokens, if it does so. What
+    looks like a special token in a text is one for the server; there is no way to tell it otherwise.
+    """
+
+    def __init__(self, base_url: str, model: str, *, timeout: float = 60.0) -> None:
+        """``base_url`` with or without ``/v1``; these routes lie beside it.
+
+        Raises:
+            SupervisorError: no such server, or one without these routes.
+        """
+        self._root = base_url.rstrip("/").removesuffix("/v1")
+        self._model = model
+        self._client = httpx2.Client(timeout=timeout, headers={"Authorization": f"Bearer {api_key()}"})
+        with_special, _ = self._tokenize("a", add_special_tokens=True)
+        without, _ = self._tokenize("a", add_special_tokens=False)
+        opened = len(with_special) > len(without) and with_special[1 : 1 + len(without)] == without
+        self.bos_id: int | None = with_special[0] if opened else None
+
+    def encode(self, text: str) -> list[int]:
+        """See ``SupervisorTokenizer.encode``."""
+        if not text:
+            return []
+        ids, _ = self._tokenize(text, add_special_tokens=False)
+        return ids
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
+        """See ``SupervisorTokenizer.encode_with_offsets``.
+
+        Raises:
+            SupervisorError: the tokens' text does not add up to ``text`` (its tokenizer rewrites text).
+        """
+        if not text:
+            return [], []
+        ids, strings = self._tokenize(text, add_special_tokens=False)
+        return ids, offsets_of(strings, text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """See ``SupervisorTokenizer.decode``."""
+        answer = self._post("/detokenize", {"model": self._model, "tokens": list(ids)})
+        return str(answer["prompt"])
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def _tokenize(self, text: str, *, add_special_tokens: bool) -> tuple[list[int], list[str]]:
+        payload = {
+            "model": self._model,
+            "prompt": text,
+            "add_special_tokens": add_special_tokens,
+            "return_token_strs": True,
+        }
+        answer = self._post("/tokenize", payload)
+        ids, strings = answer.get("tokens"), answer.get("token_strs")
+        if not isinstance(ids, list) or not isinstance(strings, list) or len(ids) != len(strings):
+            raise SupervisorError(
+                f"{self._root}/tokenize: no tokens with their strings in {str(answer)[:200]}"
+            )
+        return ids, strings
+
+    def _post(self, path: str, payload: dict[str, Any]) -> dict[str, Any]:
+        url = self._root + path
+        try:
+            response = self._client.post(url, json=payload)
+        except httpx2.HTTPError as error:
+            raise SupervisorUnavailableError(f"{url}: no answer ({error})") from error
+        if response.status_code != 200:
+            raise SupervisorRequestError(
+                f"{url}: status {response.status_code}: {response.text[:200]}."
+                " Without this route, give the model's tokenizer with --tokenizer FOLDER_OR_NAME."
+            )
+        answer = response.json()
+        if not isinstance(answer, dict):
+            raise SupervisorRequestError(f"{url}: expected a JSON object, found {str(answer)[:200]}")
+        return answer
+
+
+def offsets_of(tokens: Sequence[str], text: str) -> Offsets:
+    """Character ranges of tokens, from their strings in the vocabulary's own writing.
+
+    The bytes of byte-level BPE (GPT-2's table) and of SentencePiece (``U+2581`` a space, ``<0x0A>`` a
+    byte) are put together and held against the text's UTF-8; nothing is guessed.
+
+    Raises:
+        SupervisorError: they do not add up to the text.
+    """
+    expected = text.encode("utf-8")
+    for pieces in (_byte_level(tokens), _sentencepiece(tokens)):
+        if pieces is None:
+            continue
+        for lead in (b"", b" "):  # SentencePiece puts a space before the text
+            if b"".join(pieces) == lead + expected:
+                return _character_ranges(pieces, text, len(lead))
+    raise SupervisorError(
+        f"the server's token strings {list(tokens)[:8]} do not add up to the text {text[:40]!r}, so that none"
+        " can be placed in it. Give the model's own tokenizer with --tokenizer FOLDER_OR_NAME."
+    )
+
+
+def _character_ranges(pieces: Sequence[bytes], text: str, lead: int) -> Offsets:
+    character_at: list[int] = []  # of each byte of the text
+    for position, character in enumerate(text):
+        character_at += [position] * len(character.encode("utf-8"))
+    offsets: Offsets = []
+    byte = -lead
+    for piece in pieces:
+        start, end = max(byte, 0), byte + len(piece)
+        byte = end
+        if end <= start:  # nothing but the leading space
+            offsets.append((0, 0))
+        else:
+            offsets.append((character_at[start], character_at[end - 1] + 1))
+    return offsets
+
+
+def _byte_level(tokens: Sequence[str]) -> list[bytes] | None:
+    table = _byte_of_character()
+    try:
+        return [bytes(table[character] for character in token) for token in tokens]
+    except KeyError:
+        return None
+
+
+def _sentencepiece(tokens: Sequence[str]) -> list[bytes]:
+    return [
+        bytes([int(token[3:5], 16)])
+        if len(token) == 6 and token.startswith("<0x") and token.endswith(">")
+        else token.replace(_SPACE, " ").encode("utf-8")
+        for token in tokens
+    ]
+
+
+def _byte_of_character() -> dict[str, int]:
+    """GPT-2's table: printable bytes stand for themselves, the others for characters from 256 on."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in set(printable)]
+    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
