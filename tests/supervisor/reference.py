@@ -16,7 +16,8 @@ DEMO_LM = Path(__file__).parents[2] / "demo" / "lm"
 
 @cache
 def _model() -> Any:
-    return AutoModelForCausalLM.from_pretrained(DEMO_LM, dtype=torch.float32).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(DEMO_LM, dtype=torch.float32)
+    return model.eval()
 
 
 def reference_log_probs(prompt: Prompt) -> list[float]:
