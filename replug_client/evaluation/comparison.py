@@ -56,6 +56,7 @@ class QueryComparison:
         rbo: See :func:`rank_biased_overlap`.
         kendall_tau: See :func:`kendall_tau`.
         continuation: What really follows the query, where that is known.
+        document_id: The document that the query was cut from, where that is known.
     """
 
     query: str
@@ -66,6 +67,7 @@ class QueryComparison:
     rbo: float
     kendall_tau: float
     continuation: str | None = None
+    document_id: str | None = None
 
     @property
     def k(self) -> int:
@@ -136,6 +138,7 @@ def compare_query(
     k: int,
     *,
     continuation: str | None = None,
+    document_id: str | None = None,
 ) -> QueryComparison:
     """Compare two lists for one query.
 
@@ -145,6 +148,7 @@ def compare_query(
         tuned: The same with the tuned retriever.
         k: How many of each are compared and shown.
         continuation: What follows the query, to be shown with it.
+        document_id: Where the query is from, to be shown with it.
 
     Raises:
         ValueError: an empty list, ``k`` below 1, or a row twice in one list.
@@ -167,6 +171,7 @@ def compare_query(
         rbo=rank_biased_overlap(first, second),
         kendall_tau=kendall_tau(first, second),
         continuation=continuation,
+        document_id=document_id,
     )
 
 
@@ -200,23 +205,58 @@ def agreement(comparisons: Sequence[QueryComparison]) -> Agreement:
     )
 
 
-def comparison_json(comparison: QueryComparison, passages: Mapping[int, Passage]) -> dict[str, Any]:
-    """One query's comparison as plain values, with the whole passage text."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Comparison:
+    """Two retrievers compared on many queries, some of which are shown.
+
+    Attributes:
+        base: The base retriever's name.
+        tuned: The tuned one's.
+        shown: The queries that are shown in full.
+        passages: Every passage in a shown list, by row.
+        agreement: Means over all queries compared, the shown ones among them.
+        held_out: Whether the queries are held-out ones of a run.
+    """
+
+    base: str
+    tuned: str
+    shown: tuple[QueryComparison, ...]
+    passages: Mapping[int, Passage]
+    agreement: Agreement
+    held_out: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, with whole passage texts."""
+        return {
+            "base": self.base,
+            "tuned": self.tuned,
+            "held_out": self.held_out,
+            "queries": [_query_json(item, self.passages) for item in self.shown],
+            "agreement": {
+                "n": self.agreement.n,
+                "k": self.agreement.k,
+                "overlap": self.agreement.overlap,
+                "rank_biased_overlap": self.agreement.rbo,
+                "kendall_tau": self.agreement.kendall_tau,
+                "first_kept": self.agreement.first_kept,
+            },
+        }
+
+
+def _query_json(comparison: QueryComparison, passages: Mapping[int, Passage]) -> dict[str, Any]:
     value: dict[str, Any] = {"query": comparison.query}
-    if comparison.continuation is not None:
-        value["continuation"] = comparison.continuation
-    for name, other, places in (
-        ("base", "tuned_rank", comparison.base),
-        ("tuned", "base_rank", comparison.tuned),
-    ):
-        value[name] = [_place_json(place, other, passages[place.row]) for place in places]
-    value |= {
+    for name in ("document_id", "continuation"):
+        if (known := getattr(comparison, name)) is not None:
+            value[name] = known
+    value["base"] = [_place_json(place, "tuned_rank", passages[place.row]) for place in comparison.base]
+    value["tuned"] = [_place_json(place, "base_rank", passages[place.row]) for place in comparison.tuned]
+    return value | {
         "depth": comparison.depth,
         "overlap": comparison.overlap,
         "rank_biased_overlap": comparison.rbo,
         "kendall_tau": comparison.kendall_tau,
+        "first_kept": comparison.first_kept,
     }
-    return value
 
 
 def _place_json(place: Place, other: str, passage: Passage) -> dict[str, Any]:
@@ -233,15 +273,3 @@ def _place_json(place: Place, other: str, passage: Passage) -> dict[str, Any]:
     if passage.extra:
         value["extra"] = dict(passage.extra)
     return value
-
-
-def agreement_json(value: Agreement) -> dict[str, Any]:
-    """The means as plain values."""
-    return {
-        "n": value.n,
-        "k": value.k,
-        "overlap": value.overlap,
-        "rank_biased_overlap": value.rbo,
-        "kendall_tau": value.kendall_tau,
-        "first_kept": value.first_kept,
-    }

@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from replug_client.corpus.records import Passage
-from replug_client.evaluation.comparison import Agreement, Place, QueryComparison
+from replug_client.evaluation.comparison import Comparison, Place, QueryComparison
 
 # Below this width two columns leave too little of a passage to read: the lists go under each other.
 SIDE_BY_SIDE_WIDTH = 100
@@ -243,8 +243,22 @@ def _figures(comparison: QueryComparison) -> Text:
     )
 
 
-def render_agreement(value: Agreement, *, what: str) -> RenderableType:
-    """The means over queries; ``what`` names them, for example ``held-out queries``."""
+def render_comparison(comparison: Comparison, *, width: int) -> RenderableType:
+    """All that is shown, one query after the other, and the means at the end."""
+    total = len(comparison.shown)
+    parts = []
+    for number, item in enumerate(comparison.shown, start=1):
+        title = f"query {number} of {total}"
+        if item.document_id is not None:
+            title += f", from {item.document_id}"
+        names = (comparison.base, comparison.tuned)
+        parts.append(render_query(item, comparison.passages, width=width, title=title, names=names))
+    return Group(*parts, _means(comparison))
+
+
+def _means(comparison: Comparison) -> Text:
+    value = comparison.agreement
+    what = ("held-out " if comparison.held_out else "") + ("query" if value.n == 1 else "queries")
     return Text(
         f"mean over {value.n} {what}: overlap@{value.k} {value.overlap:.2f} · "
         f"rank-biased overlap {value.rbo:.2f} · Kendall's tau {value.kendall_tau:+.2f} · "

@@ -11,10 +11,9 @@ from scipy.stats import kendalltau  # type: ignore[import-untyped]
 
 from replug_client.corpus.records import Passage
 from replug_client.evaluation.comparison import (
+    Comparison,
     agreement,
-    agreement_json,
     compare_query,
-    comparison_json,
     kendall_tau,
     overlap,
     rank_biased_overlap,
@@ -112,7 +111,6 @@ def test_agreement_is_the_mean_over_queries_with_their_number() -> None:
     result = agreement([same, disjoint, disjoint, disjoint])
     assert (result.n, result.k, result.first_kept, result.overlap) == (4, 2, 0.25, 0.25)
     assert result.rbo == pytest.approx(0.25)
-    assert json.loads(json.dumps(agreement_json(result)))["n"] == 4
     with pytest.raises(ValueError, match="no query"):
         agreement([])
 
@@ -120,7 +118,10 @@ def test_agreement_is_the_mean_over_queries_with_their_number() -> None:
 def test_json_has_the_whole_text_and_both_ranks() -> None:
     passages = {1: Passage("007", "x" * 500, title="T", extra={"file": "a.py"}), 2: Passage("2", "y")}
     result = compare_query("q", ([1, 2], [1.0, 0.5]), ([2, 1], [0.9, 0.8]), k=1, continuation="next")
-    value = comparison_json(result, passages)
+    whole = Comparison("b", "t", (result,), passages, agreement([result]), held_out=True)
+    value = json.loads(json.dumps(whole.to_json(), allow_nan=False))
+    assert value["agreement"]["n"] == 1
+    (value,) = value["queries"]
     assert value["continuation"] == "next"
     assert value["base"] == [
         {

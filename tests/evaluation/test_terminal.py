@@ -13,13 +13,13 @@ from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
 from replug_client.corpus.records import Passage
-from replug_client.evaluation.comparison import Place, agreement, compare_query
+from replug_client.evaluation.comparison import Comparison, Place, agreement, compare_query
 from replug_client.evaluation.terminal import (
     SIDE_BY_SIDE_WIDTH,
     excerpt,
     movement,
     one_line,
-    render_agreement,
+    render_comparison,
     render_query,
     visible,
 )
@@ -179,8 +179,13 @@ def test_markup_in_a_passage_is_text() -> None:
     assert "[bold red]x[/] :smile: [link=http://x]y[/link]" in printed(item, 120, colour=True)
 
 
-def test_the_summary_gives_n() -> None:
-    one = compare_query("q", ([0], [0.9]), ([0], [0.8]), k=1)
-    out = printed(render_agreement(agreement([one, one]), what="held-out queries"), 200)
-    assert out.startswith("mean over 2 held-out queries: overlap@1 1.00")
-    assert "same first passage 100%" in out
+def test_the_whole_comparison_numbers_its_queries_and_ends_with_the_means() -> None:
+    one = compare_query("first", ([0], [0.9]), ([0], [0.8]), k=1, document_id="os.py")
+    two = compare_query("second", ([0], [0.9]), ([0], [0.8]), k=1)
+    passages = {0: Passage("0", "text")}
+    whole = Comparison("b", "t", (one, two), passages, agreement([one, two, two]), held_out=True)
+    lines = printed(render_comparison(whole, width=120), 120).splitlines()
+    assert lines[0].startswith("query 1 of 2, from os.py ")
+    assert any(line.startswith("query 2 of 2 ") for line in lines)
+    assert lines[-1].startswith("mean over 3 held-out queries: overlap@1 1.00")
+    assert lines[-1].endswith("same first passage 100%")
