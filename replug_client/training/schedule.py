@@ -56,7 +56,7 @@ class ScheduleSampler(DefaultBatchSampler):
     """The schedule in the form that the trainer's data loader asks for."""
 
     def __init__(self, schedule: Schedule) -> None:
-        super().__init__(range(schedule.num_examples), batch_size=schedule.batch_size, drop_last=True)  # type: ignore[arg-type]
+        super().__init__(range(schedule.num_examples), batch_size=schedule.batch_size, drop_last=True)
         self.schedule = schedule
         self.epoch = 0
 

@@ -170,7 +170,8 @@ class CandidateStream:
     def _submit(self, batches: Rows, rows: Rows) -> None:
         for start in range(0, len(batches), self._group):
             group = slice(start, start + self._group)
-            prompts, lengths = [], []
+            prompts: list[Prompt] = []
+            lengths: list[int] = []
             for examples, candidates in zip(batches[group], rows[group], strict=True):
                 before = len(prompts)
                 for number, own in zip(examples, candidates, strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from datasets import Dataset
@@ -72,7 +72,12 @@ class LSRTrainer(SentenceTransformerTrainer):
         self._hooks = hooks
         dataset = Dataset.from_dict({EXAMPLE_COLUMN: list(range(schedule.num_examples))})
         super().__init__(
-            model=model, args=args, train_dataset=dataset, loss=loss, data_collator=collator, **keywords
+            model=model,
+            args=args,
+            train_dataset=dataset,
+            loss=loss,
+            data_collator=cast(Any, collator),
+            **keywords,
         )
         self.add_callback(_StreamCallback(hooks))
 

@@ -69,7 +69,7 @@ class HeldOutLikelihood(BaseEvaluator):
         index_of: Callable[[SentenceTransformer], PassageIndex],
         batch_size: int = 64,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.greater_is_better = False
         self.primary_metric = PRIMARY_METRIC
         self.history: list[dict[str, float]] = []
@@ -77,7 +77,7 @@ class HeldOutLikelihood(BaseEvaluator):
         self._index_of = index_of
         self._batch_size = batch_size
 
-    def __call__(
+    def __call__(  # type: ignore[override]
         self, model: SentenceTransformer, output_path: str | None = None, epoch: float = -1, steps: int = -1
     ) -> dict[str, float]:
         """Evaluate ``model`` as it is now."""
