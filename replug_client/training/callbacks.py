@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from replug_client.progress import progress
 from replug_client.training.diagnostics import advice
 from replug_client.training.record import COMPLETE_NAME
 
@@ -57,6 +60,34 @@ class LogWithAdvice(TrainerCallback):
             if kind not in self._given:
                 self._given.add(kind)
                 logger.warning("%s", piece)
+
+
+class StepProgress(TrainerCallback):
+    """A bar over the optimiser steps, with their rate and the time left."""
+
+    def __init__(self) -> None:
+        self._bar = ExitStack()
+        self._advance: Callable[[int], None] | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Show the bar from where the run goes on."""
+        self._advance = self._bar.enter_context(progress("training", state.max_steps, "steps"))
+        self._advance(state.global_step)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """One step further."""
+        if self._advance is not None:
+            self._advance(1)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Take the bar away."""
+        self._bar.close()
 
 
 _SHOWN = {

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
-from transformers import set_seed
+from transformers import PrinterCallback, set_seed
 
 from replug_client.corpus.store import PassageStore
 from replug_client.retriever.asymmetric import combine
@@ -21,7 +21,7 @@ from replug_client.retriever.encoder import encode_passages, encode_queries
 from replug_client.retriever.index import ArrayIndex, PassageIndex
 from replug_client.supervisor.open import open_supervisor
 from replug_client.training import record
-from replug_client.training.callbacks import CompleteCheckpoints, LogWithAdvice
+from replug_client.training.callbacks import CompleteCheckpoints, LogWithAdvice, StepProgress
 from replug_client.training.candidates import Rows
 from replug_client.training.collator import LSRDataCollator
 from replug_client.training.loss import LSRLoss, ObjectiveOptions
@@ -117,14 +117,16 @@ def build_trainer(
     evaluator = _evaluator(options, prepared, objective, refresher)
     trainer = LSRTrainer(
         prepared.model,
-        _arguments(options, total_steps, evaluator is not None),
+        _arguments(options, total_steps, evaluator is not None, prepared.model.device.type == "cpu"),
         LSRLoss(prepared.model, objective),
         collator,
         schedule,
         hooks,
         evaluator=evaluator,
-        callbacks=[LogWithAdvice(), CompleteCheckpoints()],
+        callbacks=[LogWithAdvice(), CompleteCheckpoints(), StepProgress()],
     )
+    # transformers' own printer says the same as LogWithAdvice, as raw dictionaries.
+    trainer.remove_callback(PrinterCallback)
     return trainer, stream
 
 
@@ -175,7 +177,7 @@ def _evaluator(
 
 
 def _arguments(
-    options: TrainOptions, total_steps: int, validates: bool
+    options: TrainOptions, total_steps: int, validates: bool, on_cpu: bool
 ) -> SentenceTransformerTrainingArguments:
     steps = options.steps
     folder = options.place.output_dir
@@ -192,6 +194,7 @@ def _arguments(
         num_train_epochs=steps.epochs,
         max_steps=total_steps,
         bf16=steps.bf16,
+        use_cpu=on_cpu,
         seed=steps.seed,
         data_seed=steps.seed,
         eval_strategy="steps" if validates else "no",

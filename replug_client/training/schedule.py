@@ -53,19 +53,24 @@ class Schedule:
 
 
 class ScheduleSampler(DefaultBatchSampler):
-    """The schedule in the form that the trainer's data loader asks for."""
+    """The schedule in the form that the trainer's data loader asks for.
 
-    def __init__(self, schedule: Schedule) -> None:
+    It ends with the run's last batch: data loaders fetch one batch ahead, which nobody would score.
+    """
+
+    def __init__(self, schedule: Schedule, total: int) -> None:
         super().__init__(range(schedule.num_examples), batch_size=schedule.batch_size, drop_last=True)
         self.schedule = schedule
         self.epoch = 0
+        self._total = total
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the trainer at the start of each epoch."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[list[int]]:
-        for batch in self.schedule.epoch(self.epoch):
+        left = self._total - self.epoch * self.schedule.batches_per_epoch
+        for batch in self.schedule.epoch(self.epoch)[: max(0, left)]:
             yield batch.tolist()
 
     def __len__(self) -> int:

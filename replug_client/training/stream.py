@@ -106,6 +106,11 @@ class CandidateStream:
         """Batches a generation."""
         return self._generation
 
+    @property
+    def total(self) -> int:
+        """Batches in the whole run."""
+        return self._total
+
     def start(self, batch: int, mine: Mine) -> None:
         """Begin at ``batch`` (0, or where a resumed run goes on): ready its generation and the next one."""
         current = batch // self._generation

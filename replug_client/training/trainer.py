@@ -83,7 +83,7 @@ class LSRTrainer(SentenceTransformerTrainer):
 
     def get_batch_sampler(self, *_: Any, **__: Any) -> DefaultBatchSampler:
         """The schedule's own order, which the candidate stream knows too."""
-        return ScheduleSampler(self._schedule)
+        return ScheduleSampler(self._schedule, self._hooks.stream.total)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
