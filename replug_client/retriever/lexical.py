@@ -52,13 +52,8 @@ class LexicalIndex:
         passages = self._read(texts)
         if not passages:
             raise CorpusError("BM25 needs at least one passage, found none.")
-        bm25 = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
-        # Ids, not words: the words of a large corpus would be held twice.
-        bm25.index((passages, self._words), create_empty_token=False, show_progress=False)
-        self._starts = bm25.scores["indptr"].astype(np.int64)
-        self._passages = bm25.scores["indices"]
-        self._scores = bm25.scores["data"]
         self._length = len(passages)
+        self._starts, self._passages, self._scores = _postings(passages, self._words)
 
     def __len__(self) -> int:
         return self._length
@@ -95,8 +90,6 @@ class LexicalIndex:
                 ids = [words.setdefault(word, len(words)) for word in tokenize(text)]
                 passages.append(np.array(ids, dtype=np.int32))
                 advance(1)
-        if passages and not words:
-            words[""] = 0  # passages of punctuation only: an index that finds nothing, not an error
         return passages
 
     def _best(self, query: str, k: int) -> npt.NDArray[np.int64]:
@@ -118,3 +111,15 @@ class LexicalIndex:
             [self._scores[span] * count for span, count in zip(spans, counts.values(), strict=True)]
         )
         return np.bincount(passages, weights=scores, minlength=len(self)).astype(np.float64, copy=False)
+
+
+def _postings(
+    passages: list[npt.NDArray[np.int32]], words: dict[str, int]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """For word w, ``passages[starts[w]:starts[w + 1]]`` hold it, with the BM25 it adds to each."""
+    if not words:  # passages of punctuation only: an index that finds nothing, not an error
+        return np.zeros(1, dtype=np.int64), np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.float32)
+    bm25 = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
+    # Ids, not words: the words of a large corpus would be held twice.
+    bm25.index((passages, words), create_empty_token=False, show_progress=False)
+    return bm25.scores["indptr"].astype(np.int64), bm25.scores["indices"], bm25.scores["data"]
