@@ -25,7 +25,8 @@ def compare(
         typer.Option(
             "--run",
             "--output_dir",
-            help="Folder of a finished run. [default: output_finetuned_retriever]",
+            help="Folder of a finished run.",
+            show_default="output_finetuned_retriever",
             rich_help_panel=_WHAT,
         ),
     ] = None,
@@ -53,7 +54,7 @@ def compare(
     ] = None,
     n_docs: Annotated[
         int | None,
-        typer.Option("--n_docs", help="Passages a query. [default: the run's]", rich_help_panel=_SHOWN),
+        typer.Option("--n_docs", help="Passages a query.", show_default="the run's", rich_help_panel=_SHOWN),
     ] = None,
     queries: Annotated[
         int,
@@ -78,7 +79,7 @@ def compare(
     Without arguments, reads the record of the last run and takes its held-out queries. Every passage
     says its rank, its similarity and how far it moved; below stand, per query and as a mean:
 
-    overlap@k, the share of passages in common; rank-biased overlap, the same weighted towards the top
+    overlap@k, the share of passages in common; rank-biased overlap (RBO), the same weighted towards the top
     (p = 0.9); Kendall's tau over the union of both lists, a passage that one lacks standing behind its last.
     """
     configure_logging(log_level)

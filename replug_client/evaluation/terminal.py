@@ -25,7 +25,7 @@ from replug_client.evaluation.comparison import Comparison, Place, QueryComparis
 # Below this width two columns leave too little of a passage to read: the lists go under each other.
 SIDE_BY_SIDE_WIDTH = 100
 WIDEST = 200
-PASSAGE_LINES = 2
+PASSAGE_LINES = 3
 QUERY_LINES = 6
 CONTINUATION_LINES = 3
 _TAB = 4
@@ -72,14 +72,17 @@ def one_line(text: str, width: int) -> str:
     return _cut(" ".join(visible(text).split()), width)
 
 
-def excerpt(text: str, width: int, lines: int, *, end: bool = False) -> list[str]:
+def excerpt(text: str, width: int, lines: int, *, end: bool = False, dense: bool = False) -> list[str]:
     """At most ``lines`` lines of at most ``width`` cells, with an ellipsis where something is left out.
 
     Lines stay lines, as code needs: blank ones go, and so does common indentation. A text of fewer
     lines than there is room for (prose) is wrapped. ``end`` keeps the last lines rather than the
-    first: of a query, what stands right before the continuation says most.
+    first: of a query, what stands right before the continuation says most. ``dense`` also leaves out
+    lines without a letter or digit, where others have some: a bracket says nothing of a passage.
     """
     every = [line.rstrip() for line in visible(text).split("\n") if line.strip()]
+    if dense:
+        every = [line for line in every if any(map(str.isalnum, line))] or every
     if len(every) < lines:
         # No piece has more than 4 * width characters, so more of a line than this is never shown.
         enough = 4 * width * (lines + 1)
@@ -101,7 +104,9 @@ def _outdented(lines: Sequence[str]) -> list[str]:
     # at all; the others are then brought to one step from it, not left far to the right.
     deeper = min((indent - margin for indent in indents[1:]), default=0)
     extra = max(0, deeper - _TAB)
-    return [line[margin + (extra if place else 0) :] for place, line in enumerate(lines)]
+    kept = [line[margin + (extra if place else 0) :] for place, line in enumerate(lines)]
+    # A continuation line aligned under a bracket far to the right would leave no room for itself.
+    return [line[max(0, len(line) - len(line.lstrip(" ")) - 2 * _TAB) :] for line in kept]
 
 
 def _fitting(line: str, width: int) -> str:
@@ -206,7 +211,7 @@ def _place(side: str, place: Place, passage: Passage, depth: int, width: int) ->
     named += [f"{column}={value}" for column, value in passage.extra.items()]
     inner = max(width - len(_INDENT), 8)
     text.append(f"\n{_INDENT}{one_line(' · '.join(named), inner)}", style=_DIM)
-    for line in excerpt(passage.text, inner, PASSAGE_LINES):
+    for line in excerpt(passage.text, inner, PASSAGE_LINES, dense=True):
         text.append(f"\n{_INDENT}{line}")
     return text
 
@@ -237,7 +242,7 @@ def _ordinal(number: int) -> str:
 def _figures(comparison: QueryComparison) -> Text:
     first = "same first passage" if comparison.first_kept else "another first passage"
     return Text(
-        f"overlap@{comparison.k} {comparison.overlap:.2f} · rank-biased overlap {comparison.rbo:.2f} · "
+        f"overlap@{comparison.k} {comparison.overlap:.2f} · RBO {comparison.rbo:.2f} · "
         f"Kendall's tau {comparison.kendall_tau:+.2f} · {first}",
         style=_HEADING,
     )
@@ -261,7 +266,7 @@ def _means(comparison: Comparison) -> Text:
     what = ("held-out " if comparison.held_out else "") + ("query" if value.n == 1 else "queries")
     return Text(
         f"mean over {value.n} {what}: overlap@{value.k} {value.overlap:.2f} · "
-        f"rank-biased overlap {value.rbo:.2f} · Kendall's tau {value.kendall_tau:+.2f} · "
+        f"RBO {value.rbo:.2f} · Kendall's tau {value.kendall_tau:+.2f} · "
         f"same first passage {value.first_kept:.0%}",
         style=_HEADING,
     )

@@ -184,7 +184,7 @@ def _held_out(run: TunedRun) -> list[Query]:
 def read_queries(path: Path) -> list[Query]:
     """Queries of a file: JSON lines with ``query`` (a ``.jsonl`` file), else one query a line.
 
-    Of JSON lines, ``continuation`` and ``document_id`` are kept where they are there. Blank lines
+    Of JSON lines, ``continuation`` and ``document_id`` are kept where they are there. Blank queries
     are passed over.
 
     Raises:
@@ -198,11 +198,14 @@ def read_queries(path: Path) -> list[Query]:
         raise CorpusError(
             f"{path}: cannot be read ({error}). Expected queries in UTF-8, one a line."
         ) from error
-    if not lines:
+    if path.suffix == ".jsonl":
+        queries = [_json_query(f"{path}, line {number}", line) for number, line in lines]
+    else:
+        queries = [Query(line) for _, line in lines]
+    queries = [query for query in queries if query.text.strip()]
+    if not queries:
         raise CorpusError(f"{path}: no query in it. Expected one a line.")
-    if path.suffix != ".jsonl":
-        return [Query(line) for _, line in lines]
-    return [_json_query(f"{path}, line {number}", line) for number, line in lines]
+    return queries
 
 
 def _json_query(place: str, line: str) -> Query:
@@ -213,7 +216,7 @@ def _json_query(place: str, line: str) -> Query:
     if not isinstance(value, dict):
         raise CorpusError(f"{place}: expected an object, found {type(value).__name__}.")
     query, continuation, document_id = (value.get(name) for name in ("query", "continuation", "document_id"))
-    if not isinstance(query, str) or not query.strip():
+    if not isinstance(query, str):
         raise CorpusError(f"{place}: 'query' should be a text, found {query!r}.")
     for name, other in (("continuation", continuation), ("document_id", document_id)):
         if not isinstance(other, str | None):

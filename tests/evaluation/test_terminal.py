@@ -117,6 +117,7 @@ def test_code_keeps_its_lines_and_loses_common_indentation_and_blank_lines() -> 
 
 def test_a_piece_cut_in_the_middle_of_a_line_is_not_pushed_to_the_right() -> None:
     assert excerpt("rn x\n            y = 1\n            z = 2", 40, 3) == ["rn x", "    y = 1", "    z = 2"]
+    assert excerpt("                    b)\n    x = 1", 40, 2) == ["        b)", "x = 1"]
 
 
 def test_prose_is_wrapped_at_words() -> None:
@@ -126,6 +127,13 @@ def test_prose_is_wrapped_at_words() -> None:
 
 def test_of_a_query_the_end_is_shown() -> None:
     assert excerpt("a = 1\nb = 2\nc = 3", 40, 2, end=True) == ["… b = 2", "c = 3"]
+
+
+def test_brackets_alone_are_left_out_where_asked_unless_there_is_nothing_else() -> None:
+    code = ",\n    )\n    x = 1\n    }\n    y = 2"
+    assert excerpt(code, 40, 3, dense=True) == ["x = 1", "y = 2"]
+    assert excerpt(code, 40, 3) == [",", "    )", "    x = 1 …"]
+    assert excerpt("(\n)", 40, 3, dense=True) == ["(", ")"]
 
 
 def test_a_long_text_is_cut_quickly() -> None:

@@ -135,7 +135,7 @@ def test_options_that_cannot_work_are_refused() -> None:
         ("broken.jsonl", b'{"query": "a"}\n{"query": \n', "line 2: not JSON"),
         ("list.jsonl", b"[1]\n", "line 1: expected an object"),
         ("missing.jsonl", b'\n{"text": "a"}\n', "line 2: 'query' should be a text, found None"),
-        ("empty.jsonl", b'{"query": " "}\n', "'query' should be a text"),
+        ("empty.jsonl", b'{"query": " "}\n', "no query in it"),
         ("number.jsonl", b'{"query": "a", "document_id": 7}\n', "'document_id' should be a text, found 7"),
     ],
 )
@@ -153,6 +153,11 @@ def test_query_files_that_cannot_be_read_name_the_place(
 def test_query_files_may_have_a_bom_crlf_and_line_separators_within_a_query(tmp_path: Path) -> None:
     (tmp_path / "q.txt").write_bytes("\ufeffone\u2028still one\r\ntwo".encode())
     assert [query.text for query in read_queries(tmp_path / "q.txt")] == ["one\u2028still one", "two"]
+
+
+def test_blank_queries_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "q.jsonl").write_text('{"query": ""}\n\n{"query": "a"}\n')
+    assert read_queries(tmp_path / "q.jsonl") == [Query("a")]
 
 
 def test_spread_takes_positions_evenly_and_never_more_than_there_are() -> None:
