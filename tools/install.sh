@@ -56,12 +56,16 @@ fi
 
 constraints=$venv/.constraints.txt
 "$venv/bin/python" tools/constraints.py poetry.lock >"$constraints"
+# Twice quiet: warnings are about indexes that a pip configuration names; errors are shown.
 # --no-compile: only what is imported is compiled, at its first import; compiling everything takes half a minute.
-pip=("$venv/bin/python" -m pip --disable-pip-version-check install --quiet --no-compile --constraint "$constraints")
+pip=("$venv/bin/python" -m pip --disable-pip-version-check install --quiet --quiet --no-compile --constraint "$constraints")
 
-echo "installing torch"
-# shellcheck disable=SC2046  # two words or none
-"${pip[@]}" $(torch_index) torch
+version_of='import sys; from importlib.metadata import version; print(version(sys.argv[1]).partition("+")[0])'
+if [ "$("$venv/bin/python" -c "$version_of" torch 2>/dev/null)" != "$(sed -n 's/^torch==//p' "$constraints")" ]; then
+    echo "installing torch"
+    # shellcheck disable=SC2046  # two words or none
+    "${pip[@]}" $(torch_index) torch
+fi
 echo "installing replug[$extras] and what it needs"
 "${pip[@]}" --editable ".[$extras]"
 
