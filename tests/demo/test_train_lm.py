@@ -149,7 +149,7 @@ def test_training_learns(files: list[npt.NDArray[np.uint16]]) -> None:
 
 
 def test_the_command_runs_and_what_it_writes_loads(tmp_path: Path) -> None:
-    main(tmp_path, steps=2, tokens=200_000, batch_size=1, seed=1)
+    main(tmp_path, steps=2, tokens=60_000, batch_size=1, seed=1)
     model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="auto")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     assert next(model.parameters()).dtype == torch.float16

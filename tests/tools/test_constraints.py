@@ -56,7 +56,7 @@ def holds(marker: str | dict[str, str] | None, where: dict[str, str]) -> bool:
     return not marker or Marker(marker).evaluate(where)
 
 
-@pytest.mark.parametrize(("python", "platform"), itertools.product(PYTHONS, PLATFORMS))
+@pytest.mark.parametrize(("python", "platform"), list(itertools.product(PYTHONS, PLATFORMS)))
 @pytest.mark.parametrize("extra", ["", "demo", "dev", "server", "gpu"])
 def test_the_lock_has_one_version_of_each_package(
     python: str, platform: tuple[str, str, str], extra: str
