@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from replug_client.supervisor.protocol import Prompt
 
@@ -25,66 +25,67 @@ class Group:
     members: tuple[int, ...]
 
 
+    @property
+    def saved(self) -> int:
+        """Tokens that need not be run again."""
+        return (len(self.members) - 1) * self.shared
+
+
 @dataclass(slots=True)
 class _Node:
-    """An open interval of the sorted prompts: what they share, and the best cut found inside so far."""
+    """A node of the tree of common prefixes: its depth, and the best groups of all that lies below it."""
 
     depth: int
-    start: int
-    saved: int = 0
-    groups: list[Group] = field(default_factory=list)
+    groups: list[Group]
 
-    def absorb(self, other: _Node) -> None:
-        self.saved += other.saved
-        self.groups += other.groups
+    def merge(self) -> list[Group]:
+        """Put those groups into one that gain by sharing only ``depth`` tokens, but with more others."""
+        gaining = [group for group in self.groups if len(group.members) * self.depth > group.saved]
+        members = tuple(member for group in gaining for member in group.members)
+        merged = Group(self.depth, members)
+        if len(gaining) < 2 or merged.saved <= sum(group.saved for group in gaining):
+            return self.groups
+        kept = [group for group in self.groups if len(group.members) * self.depth <= group.saved]
+        return [*kept, merged]
 
 
 def group_by_prefix(prompts: Sequence[Prompt], min_shared: int = MIN_SHARED) -> list[Group]:
     """Cut the prompts into groups so that the tokens not run again are as many as can be.
 
     A group of n prompts with a shared prefix of d tokens saves (n - 1) * d. The sorted prompts form a
-    tree of common prefixes; from its leaves upwards each node is either one group or what its children
-    save together, whichever is more. O(n log n) comparisons.
+    tree of common prefixes; from its leaves upwards each node joins what saves more together.
     """
-    order = sorted(range(len(prompts)), key=lambda position: prompts[position].ids)
+    # Only what stands before the row that predicts the continuation can be shared.
+    heads = [prompt.ids[: len(prompt.ids) - prompt.num_continuation - 1] for prompt in prompts]
+    order = sorted(range(len(prompts)), key=heads.__getitem__)
     done: list[Group] = []
-    open_nodes: list[_Node] = []
+    path: list[_Node] = []  # from the root's child to the deepest node that may still grow
     for end in range(1, len(order) + 1):
-        shared = _shared(prompts[order[end - 1]], prompts[order[end]]) if end < len(order) else 0
+        shared = _shared(heads[order[end - 1]], heads[order[end]]) if end < len(order) else 0
         shared = shared if shared >= min_shared else 0
-        node = _Node(0, end - 1, groups=[Group(0, (order[end - 1],))])
-        while open_nodes and open_nodes[-1].depth > shared:
-            node = _close(open_nodes.pop(), node, order, end)
+        groups = [Group(0, (order[end - 1],))]
+        while path and path[-1].depth > shared:
+            node = path.pop()
+            node.groups += groups
+            groups = node.merge()
         if shared == 0:
-            done += node.groups
-        elif open_nodes and open_nodes[-1].depth == shared:
-            open_nodes[-1].absorb(node)
+            done += groups
+        elif path and path[-1].depth == shared:
+            path[-1].groups += groups
         else:
-            open_nodes.append(_Node(shared, node.start, node.saved, node.groups))
+            path.append(_Node(shared, groups))
     return done
 
 
-def _close(node: _Node, last: _Node, order: Sequence[int], end: int) -> _Node:
-    node.absorb(last)
-    saved = (end - node.start - 1) * node.depth
-    if saved >= node.saved:
-        return _Node(0, node.start, saved, [Group(node.depth, tuple(order[node.start : end]))])
-    return node
-
-
-def _shared(first: Prompt, second: Prompt) -> int:
-    """Length of the common prefix, short of the row that predicts either one's continuation."""
-    a, b = first.ids, second.ids
-    high = min(len(a) - first.num_continuation, len(b) - second.num_continuation) - 1
-    if a[:high] == b[:high]:
-        return high
-    low = 0
-    while high - low > 1:
-        middle = (low + high) // 2
+def _shared(a: tuple[int, ...], b: tuple[int, ...]) -> int:
+    """Length of the common prefix, by halving: comparing slices is quicker than a loop over tokens."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
         if a[low:middle] == b[low:middle]:
             low = middle
         else:
-            high = middle
+            high = middle - 1
     return low
 
 

@@ -16,6 +16,7 @@ DEMO_LM = Path(__file__).parents[2] / "demo" / "lm"
 
 @cache
 def _model() -> Any:
+    torch.set_num_threads(1)  # two thread pools at once, on two cores, take ten times as long
     model: Any = AutoModelForCausalLM.from_pretrained(DEMO_LM, dtype=torch.float32)
     return model.eval()
 

@@ -1,0 +1,108 @@
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from replug_client.errors import OptionError, SupervisorError, SupervisorRequestError
+from replug_client.supervisor.server_tokenizer import ServerTokenizer, offsets_of
+from replug_client.supervisor.tokenizer import FolderTokenizer, check_same_ids, load_tokenizer
+from tests.supervisor.fake_server import MODEL, FakeServer, running
+from tests.supervisor.reference import DEMO_LM
+
+TEXTS = ["", "x", "def f(x):\n    return x\n", "é", "数据 😀👩‍💻", "a\r\n\tb\x00", "  two  spaces  ", "e\u0301 עברית"]
+
+
+@pytest.fixture(scope="module")
+def folder() -> FolderTokenizer:
+    return FolderTokenizer.load(str(DEMO_LM), local_only=True)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_ids_give_the_text_back_and_offsets_cover_it(folder: FolderTokenizer, text: str) -> None:
+    ids, offsets = folder.encode_with_offsets(text)
+    assert ids == folder.encode(text)
+    assert folder.decode(ids) == text
+    assert len(offsets) == len(ids)
+    covered = {position for start, end in offsets for position in range(start, end)}
+    assert covered == set(range(len(text)))
+    assert offsets == sorted(offsets)
+
+
+def test_what_looks_like_a_special_token_is_text(folder: FolderTokenizer) -> None:
+    ids = folder.encode("<s>a</s>")
+    assert folder.bos_id == 0
+    assert not {0, 1} & set(ids)
+    assert folder.decode(ids) == "<s>a</s>"
+
+
+def test_a_long_text_is_not_cut(folder: FolderTokenizer) -> None:
+    assert folder.decode(folder.encode("x = 1\n" * 5000)) == "x = 1\n" * 5000
+
+
+def test_a_lone_surrogate_is_an_encoding_error(folder: FolderTokenizer) -> None:
+    with pytest.raises(UnicodeEncodeError):
+        folder.encode("a\ud800")
+
+
+def test_an_unknown_name_says_what_to_give() -> None:
+    with pytest.raises(OptionError, match=r"no tokenizer found for 'no/such'.*--tokenizer"):
+        load_tokenizer("no/such")
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    with running(FakeServer()) as fake:
+        yield fake
+
+
+def test_the_servers_tokenizer_is_the_last_resort(server: FakeServer) -> None:
+    remote = ServerTokenizer(server.base_url, MODEL)
+    assert load_tokenizer("no/such", server=remote) is remote
+    assert load_tokenizer(str(DEMO_LM), server=remote) is not remote
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_the_servers_tokens_are_placed_in_the_text(server: FakeServer, text: str) -> None:
+    """The fake's tokens are single bytes: each of a character's bytes covers the whole character."""
+    remote = ServerTokenizer(server.base_url, MODEL)
+    ids, offsets = remote.encode_with_offsets(text)
+    assert remote.bos_id == 1
+    assert ids == remote.encode(text) == [100 + byte for byte in text.encode()]
+    expected = [(i, i + 1) for i, character in enumerate(text) for _ in character.encode()]
+    assert offsets == expected
+    assert remote.decode(ids) == text
+
+
+def test_offsets_from_token_strings_equal_the_tokenizers_own(folder: FolderTokenizer) -> None:
+    rng = random.Random(1)
+    for _ in range(50):
+        text = "".join(rng.choice([*"ab (\n\t_", "é", "数", "😀", "\u200d", "\x00"]) for _ in range(30))
+        encoding = folder._encoding(text)
+        assert offsets_of(encoding.tokens, text) == encoding.offsets
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text", "offsets"),
+    [
+        (["▁Hi", "▁you"], "Hi you", [(0, 2), (2, 6)]),
+        (["▁", "\n", "x"], "\nx", [(0, 0), (0, 1), (1, 2)]),
+        (["▁a", "<0xC3>", "<0xA9>", "b"], "aéb", [(0, 1), (1, 2), (1, 2), (2, 3)]),
+    ],
+)
+def test_offsets_of_sentencepiece(tokens: list[str], text: str, offsets: list[tuple[int, int]]) -> None:
+    assert offsets_of(tokens, text) == offsets
+
+
+def test_tokens_that_do_not_add_up_to_the_text_are_an_error() -> None:
+    with pytest.raises(SupervisorError, match=r"do not add up .*--tokenizer"):
+        offsets_of(["hello"], "Hello")
+
+
+def test_a_server_without_the_route_says_what_to_give(server: FakeServer) -> None:
+    with pytest.raises(SupervisorRequestError, match=r"404.*--tokenizer"):
+        ServerTokenizer(server.base_url.replace("/v1", "/elsewhere"), MODEL)
+
+
+def test_a_tokenizer_of_another_model_is_refused(server: FakeServer, folder: FolderTokenizer) -> None:
+    with pytest.raises(OptionError, match=r"not that of 'fake-lm'.*--tokenizer"):
+        check_same_ids(folder, ServerTokenizer(server.base_url, MODEL), MODEL)
