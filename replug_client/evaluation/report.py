@@ -7,7 +7,6 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from replug_client.evaluation.bootstrap import PairedDifference
 from replug_client.evaluation.likelihood import (
     BASE,
     CEILING,
@@ -16,6 +15,7 @@ from replug_client.evaluation.likelihood import (
     TUNED,
     LikelihoodTable,
 )
+from replug_client.statistics import PairedDifference
 
 _NAMES = {
     NONE: "no passage",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +15,9 @@ from sentence_transformers.base.evaluation import BaseEvaluator
 
 from replug_client.corpus.records import Example
 from replug_client.corpus.store import PassageStore
-from replug_client.evaluation.likelihood import BASE, TUNED, evaluate_conditions
 from replug_client.retriever.encoder import encode_queries
 from replug_client.retriever.index import PassageIndex
+from replug_client.statistics import bits_per_byte, paired_bootstrap
 from replug_client.supervisor.prompts import PromptBuilder
 from replug_client.supervisor.protocol import Supervisor
 from replug_client.training.candidates import Rows
@@ -87,17 +88,16 @@ class HeldOutLikelihood(BaseEvaluator):
             model, [example.query for example in data.examples], batch_size=self._batch_size
         )
         rows = index.search(vectors, 1).rows
-        table = evaluate_conditions(
-            data.examples,
-            {BASE: data.base_rows[:, :1], TUNED: rows},
-            data.store,
-            data.builder,
-            data.supervisor,
-            description="validation",
+        base, current = (-self._log_likelihoods(found) for found in (data.base_rows[:, :1], rows))
+        num_bytes = np.array([example.num_bytes for example in data.examples])
+        difference = paired_bootstrap(
+            base[:, 0] / math.log(2),
+            current[:, 0] / math.log(2),
+            num_bytes,
+            clusters=[example.document_id for example in data.examples],
         )
-        difference = table.difference(BASE, TUNED)
         figures = {
-            PRIMARY_METRIC: table.bits_per_byte(TUNED),
+            PRIMARY_METRIC: bits_per_byte(current[:, 0], num_bytes),
             "base_minus_current": difference.mean,
             "kl": self._divergence(vectors, index),
             "changed": float((rows[:, 0] != data.base_rows[:, 0]).mean()),
@@ -120,6 +120,16 @@ class HeldOutLikelihood(BaseEvaluator):
 
     def _target_scores(self) -> torch.Tensor:
         data = self._data
+        return aggregate(
+            torch.from_numpy(self._log_likelihoods(data.base_rows)),
+            torch.tensor([len(example.continuation_ids) for example in data.examples]),
+            torch.tensor([example.num_bytes for example in data.examples]),
+            data.objective.score,
+        )
+
+    def _log_likelihoods(self, rows: Rows) -> npt.NDArray[np.float64]:
+        """``(n, K)`` nats, of each example behind each of its rows."""
+        data = self._data
         prompts = [
             data.builder.build(
                 data.store[int(row)].text,
@@ -127,17 +137,11 @@ class HeldOutLikelihood(BaseEvaluator):
                 example.continuation_ids,
                 f"validation example {number}, row {row}",
             )
-            for number, (example, own) in enumerate(zip(data.examples, data.base_rows, strict=True))
+            for number, (example, own) in enumerate(zip(data.examples, rows, strict=True))
             for row in own
         ]
         scores = data.supervisor.score(prompts)
-        log_likelihood = torch.tensor([score.log_likelihood for score in scores], dtype=torch.float64)
-        return aggregate(
-            log_likelihood.reshape(data.base_rows.shape),
-            torch.tensor([len(example.continuation_ids) for example in data.examples]),
-            torch.tensor([example.num_bytes for example in data.examples]),
-            data.objective.score,
-        )
+        return np.array([score.log_likelihood for score in scores]).reshape(rows.shape)
 
     def get_config_dict(self) -> dict[str, Any]:
         """For the model card."""

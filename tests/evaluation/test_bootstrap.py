@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replug_client.evaluation.bootstrap import paired_bootstrap
+from replug_client.statistics import paired_bootstrap
 
 finite = st.floats(-100, 100, allow_nan=False)
 
@@ -100,7 +100,7 @@ def test_the_seed_decides_the_interval() -> None:
 def test_blocks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     first = np.random.default_rng(7).normal(size=10)
     whole = paired_bootstrap(first, np.zeros(10), np.ones(10), resamples=101)
-    monkeypatch.setattr("replug_client.evaluation.bootstrap._UNITS_PER_BLOCK", 70)
+    monkeypatch.setattr("replug_client.statistics._UNITS_PER_BLOCK", 70)
     assert paired_bootstrap(first, np.zeros(10), np.ones(10), resamples=101) == whole
 
 

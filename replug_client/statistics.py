@@ -1,7 +1,8 @@
-"""Interval of a paired difference, by bootstrap over examples or over the documents they come from."""
+"""Bits per byte, and the interval of a paired difference: bootstrap over examples or over their documents."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,32 @@ import numpy.typing as npt
 
 # Resampled sums are made in blocks of at most this many drawn units, so that memory stays small.
 _UNITS_PER_BLOCK = 1 << 22
+
+
+def bits_per_byte(nll_nats: npt.ArrayLike, num_bytes: npt.ArrayLike) -> float:
+    """Bits that the LM needs per byte of text: ``sum(nll) / (ln 2 * sum(bytes))``.
+
+    A ratio of sums, so a long continuation counts for its length, and models with different
+    tokenizers compare (Gao et al. 2020, The Pile, section 3.1).
+
+    Args:
+        nll_nats: ``(n,)`` negative summed log-likelihood of each continuation, in nats.
+        num_bytes: ``(n,)`` its length in UTF-8 bytes.
+
+    Raises:
+        ValueError: unequal lengths, nothing to sum, a value that is not finite, or no bytes.
+    """
+    nll = np.asarray(nll_nats, dtype=np.float64)
+    size = np.asarray(num_bytes, dtype=np.float64)
+    if nll.ndim != 1 or nll.shape != size.shape or len(nll) == 0:
+        raise ValueError(
+            f"expected two vectors of one length of at least 1, found shapes {nll.shape} and {size.shape}"
+        )
+    if not np.isfinite(nll).all():
+        raise ValueError("every log-likelihood must be finite, found NaN or infinity")
+    if not (np.isfinite(size) & (size > 0)).all():
+        raise ValueError("every continuation must have at least one byte")
+    return float(nll.sum() / (math.log(2.0) * size.sum()))
 
 
 @dataclass(frozen=True, slots=True)

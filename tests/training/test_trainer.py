@@ -1,0 +1,82 @@
+"""Gradients reach the retriever: planted preferences rise, weights move, and the sign matters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+
+from replug_client.training import loss as loss_module
+from replug_client.training import objectives
+from replug_client.training.loss import ObjectiveOptions
+from replug_client.training.objectives import Denominator, Direction
+from tests.training.planted import base_model, plant, recall_at_1, trainer_for
+
+P_Q = ObjectiveOptions(0.1, 0.5, kl=Direction.P_Q)
+Q_P = ObjectiveOptions(0.1, 0.5, kl=Direction.Q_P)
+BATCH = ObjectiveOptions(0.1, 0.5, kl=Direction.Q_P, denominator=Denominator.BATCH)
+
+
+@pytest.mark.parametrize("objective", [P_Q, Q_P, BATCH], ids=["p-q", "q-p", "q-p over the batch"])
+@pytest.mark.parametrize("train_passages", [False, True], ids=["query", "both"])
+def test_what_the_lm_prefers_rises_from_last_to_first(
+    objective: ObjectiveOptions, train_passages: bool, tmp_path: Path
+) -> None:
+    model = base_model(tmp_path)
+    task = plant(model)
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    assert recall_at_1(model, task, reencode=train_passages) == 0.0
+    trainer = trainer_for(model, task, tmp_path, objective, train_passages=train_passages)
+    trainer.train()
+    assert recall_at_1(model, task, reencode=train_passages) >= 0.9
+    moved = [name for name, value in model.named_parameters() if not torch.equal(value, before[name])]
+    assert any("word_embeddings" in name for name in moved)
+    assert any("layer.0.attention" in name for name in moved)
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert logged[-1]["loss"] < 0.5 * logged[0]["loss"]
+    assert {"p_entropy", "q_entropy", "rank_correlation", "unique_first_passages", "staleness_steps"} <= set(
+        logged[0]
+    )
+
+
+def test_with_the_sign_flipped_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flipped(log_p: Tensor, log_q: Tensor, direction: Direction) -> Tensor:
+        return -objectives.lsr_loss(log_p, log_q, direction)
+
+    monkeypatch.setattr(loss_module, "lsr_loss", flipped)
+    model = base_model(tmp_path)
+    task = plant(model)
+    trainer_for(model, task, tmp_path, Q_P, train_passages=False).train()
+    assert recall_at_1(model, task, reencode=False) <= 0.1
+
+
+@pytest.mark.parametrize("stop", [10, 30])
+def test_a_run_that_was_stopped_ends_with_the_same_weights(stop: int, tmp_path: Path) -> None:
+    """Stopped at a boundary of generations (20 steps each) and in the middle of one."""
+
+    def weights(folder: Path, checkpoint: str | None) -> dict[str, Tensor]:
+        model = base_model(tmp_path)
+        trainer = trainer_for(model, plant(model), folder, Q_P, train_passages=False, steps=40)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        return {name: value.detach().clone() for name, value in model.named_parameters()}
+
+    whole = weights(tmp_path / "whole", None)
+    model = base_model(tmp_path)
+    interrupted = trainer_for(model, plant(model), tmp_path / "cut", Q_P, train_passages=False, steps=40)
+    interrupted.add_callback(_StopAt(stop))
+    interrupted.train()
+    assert interrupted.state.global_step == stop
+    resumed = weights(tmp_path / "cut", str(tmp_path / "cut" / "checkpoints" / f"checkpoint-{stop}"))
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+
+
+class _StopAt(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_save(self, args, state, control, **_):  # type: ignore[no-untyped-def]
+        if state.global_step == self.step:
+            control.should_training_stop = True
