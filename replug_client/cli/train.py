@@ -149,6 +149,12 @@ def train(
             "--max_length", help="Longest input of the retriever, in its tokens.", rich_help_panel=_RETRIEVER
         ),
     ] = None,
+    normalize: Annotated[
+        bool | None,
+        typer.Option(
+            "--normalize/--no_normalize", help="Instead of the model's own.", rich_help_panel=_RETRIEVER
+        ),
+    ] = None,
     train_word_embeddings: Annotated[
         bool,
         typer.Option(
@@ -382,6 +388,7 @@ def train(
                 query_prompt=query_prompt,
                 passage_prompt=passage_prompt,
                 pooling=pooling,
+                normalize=normalize,
                 max_seq_length=max_length,
                 device=device,
             ),

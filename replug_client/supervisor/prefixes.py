@@ -24,7 +24,6 @@ class Group:
     shared: int
     members: tuple[int, ...]
 
-
     @property
     def saved(self) -> int:
         """Tokens that need not be run again."""

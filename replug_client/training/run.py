@@ -17,7 +17,7 @@ from transformers import PrinterCallback, set_seed
 
 from replug_client.corpus.store import PassageStore
 from replug_client.retriever.asymmetric import combine
-from replug_client.retriever.encoder import encode_passages, encode_queries
+from replug_client.retriever.encoder import ComputeDtype, encode_passages, encode_queries
 from replug_client.retriever.index import ArrayIndex, PassageIndex
 from replug_client.supervisor.open import open_supervisor
 from replug_client.training import record
@@ -137,6 +137,7 @@ class _Refresher:
         self._options = options
         self._prepared = prepared
         self._miner = prepared.miner
+        self._dtype: ComputeDtype = "bfloat16" if options.steps.bf16 else "float32"
         self._static = options.steps.refresh_every == 0
         moves = options.steps.train is Train.BOTH and not self._static
         self.refresh: Callable[[], None] | None = self._reindex if moves else None
@@ -146,13 +147,18 @@ class _Refresher:
         prepared = self._prepared
         encoder = prepared.base if self._static else prepared.model
         queries = [prepared.sets.train[number].query for number in numbers]
-        return self._miner.mine(encode_queries(encoder, queries), queries, numbers)
+        return self._miner.mine(encode_queries(encoder, queries, dtype=self._dtype), queries, numbers)
 
     def index_of(self, model: SentenceTransformer) -> PassageIndex:
         """The index for ``model``: the base's where passages are frozen, else one of the model's own."""
         if self._options.steps.train is Train.QUERY:
             return self._prepared.index
-        vectors = encode_passages(model, self._prepared.store.texts(self._prepared.indexed))
+        vectors = encode_passages(
+            model,
+            self._prepared.store.texts(self._prepared.indexed),
+            dtype=self._dtype,
+            description="re-embedding the passages",
+        )
         return ArrayIndex(vectors, self._prepared.indexed)
 
     def _reindex(self) -> None:
