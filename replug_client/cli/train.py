@@ -14,6 +14,7 @@ from replug_client.retriever.encoder import EncoderOptions
 from replug_client.supervisor.client import ClientOptions
 from replug_client.supervisor.local import LocalOptions
 from replug_client.supervisor.open import SupervisorOptions
+from replug_client.supervisor.prompts import unescape
 from replug_client.training.candidates import CandidateOptions
 from replug_client.training.objectives import Aggregation, Denominator, Direction
 from replug_client.training.options import (
@@ -193,8 +194,11 @@ def train(
         ),
     ] = "auto",
     separator: Annotated[
-        str, typer.Option("--separator", help=r"Between passage and query.", rich_help_panel=_SUPERVISOR)
-    ] = "\n",
+        str,
+        typer.Option(
+            "--separator", help=r"Between passage and query; \n and \t are read.", rich_help_panel=_SUPERVISOR
+        ),
+    ] = r"\n",
     retrieved_max_length: Annotated[
         int,
         typer.Option(
@@ -421,7 +425,7 @@ def train(
                 seed=seed,
             ),
             retrieved_max_length=retrieved_max_length,
-            separator=separator,
+            separator=unescape(separator),
             projection_size=projection_size,
         )
     )
