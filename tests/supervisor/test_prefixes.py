@@ -66,9 +66,9 @@ def test_a_shared_bos_is_not_worth_a_group() -> None:
 def test_waves_hold_every_sharing_group_once_within_the_limit(depths: list[int], limit: int) -> None:
     groups = [Group(depth, (2 * i, 2 * i + 1)) for i, depth in enumerate(depths)]
     found = list(waves(groups, limit))
-    assert sorted(
-        (group for wave in found for group in wave), key=lambda group: group.members
-    ) == [group for group in groups if group.shared]
+    assert sorted((group for wave in found for group in wave), key=lambda group: group.members) == [
+        group for group in groups if group.shared
+    ]
     for wave in found:
         shortest, longest = min(g.shared for g in wave), max(g.shared for g in wave)
         assert len(wave) == 1 or len(wave) * shortest <= limit

@@ -87,7 +87,15 @@ def test_a_passage_of_no_tokens_is_an_option_error() -> None:
 
 @pytest.mark.parametrize(
     ("typed", "meant"),
-    [(r"\n", "\n"), (r"\n\n", "\n\n"), (r"\t|", "\t|"), (r"\\n", r"\n"), ("", ""), (r"\x", r"\x"), ("\\", "\\")],
+    [
+        (r"\n", "\n"),
+        (r"\n\n", "\n\n"),
+        (r"\t|", "\t|"),
+        (r"\\n", r"\n"),
+        ("", ""),
+        (r"\x", r"\x"),
+        ("\\", "\\"),
+    ],
 )
 def test_a_separator_typed_in_a_shell(typed: str, meant: str) -> None:
     assert unescape(typed) == meant

@@ -9,7 +9,16 @@ from replug_client.supervisor.tokenizer import FolderTokenizer, check_same_ids, 
 from tests.supervisor.fake_server import MODEL, FakeServer, running
 from tests.supervisor.reference import DEMO_LM
 
-TEXTS = ["", "x", "def f(x):\n    return x\n", "é", "数据 😀👩‍💻", "a\r\n\tb\x00", "  two  spaces  ", "e\u0301 עברית"]
+TEXTS = [
+    "",
+    "x",
+    "def f(x):\n    return x\n",
+    "é",
+    "数据 😀👩‍💻",
+    "a\r\n\tb\x00",
+    "  two  spaces  ",
+    "e\u0301 עברית",
+]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,119 @@
+"""The demo's whole job on a few files of the library, twice: what it writes, and that it starts nothing anew."""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from sentence_transformers import SentenceTransformer
+
+from demo import pipeline
+from demo.pipeline import Plan
+from demo.stdlib_corpus import CorpusOptions
+from replug_client.supervisor.local import LocalSupervisor
+from tests.end_to_end.conftest import ROOT
+
+HELD_OUT = 6
+CONDITIONS = {"none", "random", "base", "tuned", "bm25", "ceiling"}
+
+
+def small_plan(folder: Path) -> Plan:
+    """The demo's plan at a size of seconds. Halves are held out, so that no Python leaves a side empty."""
+    return Plan(
+        folder=folder,
+        corpus=CorpusOptions(files=12, held_out_every=2),
+        train={
+            "n_docs": "2",
+            "bm25_docs": "2",
+            "random_docs": "0",
+            "per_gpu_batch_size": "4",
+            "max_steps": "3",
+            "max_examples": "12",
+            "validation_fraction": "0.5",
+            "max_validation": "4",
+            "refresh_every": "0",
+        },
+        max_held_out=HELD_OUT,
+        results=folder / "results.json",
+        command="make demo",
+    )
+
+
+def scores_kept(folder: Path) -> int:
+    with sqlite3.connect(folder / "cache" / "scores.sqlite") as database:
+        return int(database.execute("SELECT COUNT(*) FROM scores").fetchone()[0])
+
+
+def made(folder: Path) -> dict[str, int]:
+    """When each artefact was finished."""
+    names = ("embeddings/passages_00/manifest.json", "retriever/run.json", "retriever/model.safetensors")
+    return {name: path.stat().st_mtime_ns for name in names if (path := folder / name).exists()}
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, str]:
+    """A finished demo, and what its own console said."""
+    plan = small_plan(tmp_path_factory.mktemp("demo"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        console = Console(record=True, width=120, quiet=True)
+        pipeline.run(plan, console)
+    return plan, console.export_text()
+
+
+@pytest.fixture(scope="module")
+def results(demo: tuple[Plan, str]) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(demo[0].results.read_text())
+    return value
+
+
+def test_the_table_has_every_condition_and_the_paired_difference(results: dict[str, Any]) -> None:
+    bits = results["bits_per_byte"]
+    assert set(bits) == CONDITIONS
+    assert all(math.isfinite(value) and 0 < value < 8 for value in bits.values())
+    assert results["n"] == HELD_OUT
+    difference = results["base_minus_tuned"]
+    assert difference["mean"] == pytest.approx(bits["base"] - bits["tuned"])
+    assert difference["low"] <= difference["mean"] <= difference["high"]
+    assert bits["ceiling"] <= bits["base"]  # the base's first passage is one of the K
+
+
+def test_what_is_printed_is_what_is_written(demo: tuple[Plan, str], results: dict[str, Any]) -> None:
+    said = demo[1]
+    for name, label in [("none", "no passage"), ("base", "base retriever's first"), ("ceiling", "(ceiling)")]:
+        line = next(line for line in said.splitlines() if label in line)
+        assert f"{results['bits_per_byte'][name]:.4f}" in line
+        assert f" {HELD_OUT} " in line
+    assert str(demo[0].folder / "retriever") in said.replace("\n", "")
+
+
+def test_the_tuned_retriever_loads_and_says_what_made_it(demo: tuple[Plan, str]) -> None:
+    folder = demo[0].folder / "retriever"
+    assert SentenceTransformer(str(folder), device="cpu").encode_query(["parse a date"]).shape == (1, 384)
+    run = json.loads((folder / "run.json").read_text())
+    assert run["status"] == "complete"
+    assert run["figures"]["steps"] == 3
+    assert run["options"]["supervisor"]["kind"] == "local"
+
+
+def test_the_second_time_nothing_is_embedded_trained_or_scored(
+    demo: tuple[Plan, str], results: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, _ = demo
+    before, scores = made(plan.folder), scores_kept(plan.folder)
+    assert len(before) >= 2 and scores > 0
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a pair was scored again")
+
+    monkeypatch.setattr(LocalSupervisor, "submit", refuse)
+    monkeypatch.chdir(ROOT)
+    pipeline.run(plan, Console(quiet=True))
+    assert json.loads(plan.results.read_text()) == results
+    assert made(plan.folder) == before
+    assert scores_kept(plan.folder) == scores
