@@ -80,7 +80,7 @@ def temperature_for_entropy(values: Tensor, target: float, mask: Tensor | None =
     reached = median_entropy(temperature)
     if abs(reached - target) > 0.05:
         raise ValueError(
-            f"no temperature gives a median entropy of {target:.2f}; the nearest is {reached:.2f} at {temperature:.3g}. "
+            f"no temperature gives an entropy of {target:.2f}; the nearest is {reached:.2f} at {temperature:.3g}. "
             "Most candidates have equal scores: set --temperature_gold and --temperature_score by hand, "
             "and look whether the supervisor sees the passages at all (replug score --with_tokens)."
         )
