@@ -39,6 +39,9 @@ class _Submission:
         self.scores: dict[bytes, Score] = {}
         self.future: Future[list[Score]] = Future()
         self._on_scores = on_scores
+        self._positions: dict[bytes, list[int]] = {}
+        for position, key in enumerate(keys):
+            self._positions.setdefault(key, []).append(position)
         self._lock = threading.Lock()
 
     def deliver(self, scores: dict[bytes, Score]) -> None:
@@ -48,7 +51,7 @@ class _Submission:
             self.scores |= new
             complete = not self.missing
         if new and self._on_scores is not None:
-            positions = [position for position, key in enumerate(self.keys) if key in new]
+            positions = sorted(position for key in new for position in self._positions[key])
             self._on_scores(positions, [new[self.keys[position]] for position in positions])
         if complete:
             with suppress(InvalidStateError):  # cancelled, or failed, by now

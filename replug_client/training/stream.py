@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from replug_client.artefacts import atomic_write
 from replug_client.corpus.records import Example
-from replug_client.supervisor.protocol import Prompt, Score, Supervisor
+from replug_client.supervisor.protocol import Prompt, Score, StreamingSupervisor
 from replug_client.training.candidates import NO_PASSAGE, Rows
 from replug_client.training.schedule import Schedule
 
@@ -74,6 +74,7 @@ class CandidateStream:
         total: Batches in the whole run.
         folder: Where each generation's candidates are kept.
         batches_per_submission: How many batches are handed to the supervisor at once.
+        on_scored: Told how many more pairs have a score, as they get it.
     """
 
     def __init__(
@@ -81,12 +82,13 @@ class CandidateStream:
         examples: Sequence[Example],
         schedule: Schedule,
         build_prompt: BuildPrompt,
-        supervisor: Supervisor,
+        supervisor: StreamingSupervisor,
         *,
         generation: int,
         total: int,
         folder: Path,
         batches_per_submission: int = 1,
+        on_scored: Callable[[int], None] | None = None,
     ) -> None:
         self._examples = examples
         self._schedule = schedule
@@ -96,6 +98,7 @@ class CandidateStream:
         self._total = total
         self._folder = folder
         self._group = batches_per_submission
+        self._on_scored = on_scored
         self._pending: deque[_Pending] = deque()
         self._next_generation = 0
         self.timings = StreamTimings()
@@ -183,9 +186,13 @@ class CandidateStream:
                     example = self._examples[number]
                     prompts += [self._build_prompt(example, int(row)) for row in own if row != NO_PASSAGE]
                 lengths.append(len(prompts) - before)
-            futures = _split(self._supervisor.submit(prompts), lengths)
+            futures = _split(self._supervisor.submit(prompts, self._count), lengths)
             for examples, candidates, future in zip(batches[group], rows[group], futures, strict=True):
                 self._pending.append(_Pending(examples, candidates, future))
+
+    def _count(self, positions: Sequence[int], _: Sequence[Score]) -> None:
+        if self._on_scored is not None:
+            self._on_scored(len(positions))
 
     def _path(self, number: int) -> Path:
         return self._folder / f"generation_{number:05d}.npy"
