@@ -62,7 +62,7 @@ class Prepared:
 
     def schedule(self, steps: StepOptions) -> Schedule:
         """The order of the training examples."""
-        return Schedule(len(self.sets.train), steps.batch_size, steps.seed)
+        return Schedule(len(self.sets.train), steps.batch_size, steps.seed, steps.accumulation)
 
 
 def prepare(

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from sentence_transformers.base.sampler import DefaultBatchSampler
 
+from replug_client.errors import OptionError
+
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
@@ -19,22 +21,34 @@ class Schedule:
         batch_size: Examples a batch; the last batch of an epoch is dropped where it would be short,
             unless it is the only one.
         seed: Seed of the shuffle.
+        accumulation: Batches an optimiser step; an epoch is made of whole steps, so that the number of a
+            step tells the number of its batch.
     """
 
     num_examples: int
     batch_size: int
     seed: int
+    accumulation: int = 1
 
     def __post_init__(self) -> None:
         if self.num_examples < 1 or self.batch_size < 1:
             raise ValueError(
                 f"{self.num_examples} examples in batches of {self.batch_size}; expected at least one of each"
             )
+        if self._batches < self.accumulation:
+            raise OptionError(
+                f"--gradient_accumulation_steps {self.accumulation}: {self.num_examples} examples in batches of "
+                f"{self.batch_size} are only {self._batches} batches. Lower it, or --per_gpu_batch_size."
+            )
+
+    @property
+    def _batches(self) -> int:
+        return max(1, self.num_examples // self.batch_size)
 
     @property
     def batches_per_epoch(self) -> int:
         """Full batches in an epoch; 1 where there are fewer examples than one batch holds."""
-        return max(1, self.num_examples // self.batch_size)
+        return self._batches // self.accumulation * self.accumulation
 
     def epoch(self, epoch: int) -> npt.NDArray[np.int64]:
         """``(batches_per_epoch, <= batch_size)`` example numbers of one epoch."""

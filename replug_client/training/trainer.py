@@ -107,7 +107,7 @@ class LSRTrainer(SentenceTransformerTrainer):
 
 
 class _StreamCallback(TrainerCallback):
-    """At the first step of each generation, retrieves for the one after it."""
+    """Before the first step of each generation, retrieves for the one after it."""
 
     def __init__(self, hooks: StreamHooks) -> None:
         self._hooks = hooks
@@ -120,10 +120,11 @@ class _StreamCallback(TrainerCallback):
         self._refresh(state.global_step)
         self._hooks.stream.start(state.global_step * self._hooks.accumulation, self._hooks.mine)
 
-    def on_step_begin(
+    def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        if state.global_step % self._steps == 0:
+        # Not at the step's begin: its batches are fetched before that, and the data loader is one ahead of it.
+        if state.global_step < state.max_steps and state.global_step % self._steps == 0:
             self._refresh(state.global_step)
             self._hooks.stream.advance(state.global_step * self._hooks.accumulation, self._hooks.mine)
 

@@ -70,12 +70,14 @@ def trainer_for(
     train_passages: bool,
     steps: int = 60,
     refresh_every: int = 20,
+    save_every: int = 0,
+    accumulation: int = 1,
 ) -> LSRTrainer:
     """A trainer over the planted task, put together from the public pieces."""
     examples = [
         Example(f"d{number}", query, "y", (500 + number,), (7,), 1) for number, query in enumerate(QUERIES)
     ]
-    schedule = Schedule(len(examples), batch_size=5, seed=3)
+    schedule = Schedule(len(examples), batch_size=5, seed=3, accumulation=accumulation)
     index = ArrayIndex(task.passage_vectors)
     miner = CandidateMiner(index, None, index.rows, CandidateOptions(len(PASSAGES), 0, 0), seed=3)
 
@@ -91,8 +93,8 @@ def trainer_for(
         schedule,
         build_prompt,
         FakeSupervisor(task.log_probs),
-        generation=refresh_every,
-        total=steps,
+        generation=refresh_every * accumulation,
+        total=steps * accumulation,
         folder=folder / "candidates",
     )
     collator = LSRDataCollator(
@@ -111,11 +113,12 @@ def trainer_for(
         use_cpu=True,
         bf16=False,
         report_to=[],
-        save_strategy="steps",
-        save_steps=10,
+        gradient_accumulation_steps=accumulation,
+        save_strategy="steps" if save_every else "no",
+        save_steps=save_every or steps,
         logging_steps=10,
         disable_tqdm=True,
         seed=3,
     )
-    hooks = StreamHooks(stream, mine, None, accumulation=1)
+    hooks = StreamHooks(stream, mine, None, accumulation)
     return LSRTrainer(model, arguments, LSRLoss(model, objective), collator, schedule, hooks)

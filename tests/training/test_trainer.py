@@ -13,6 +13,7 @@ from replug_client.training import loss as loss_module
 from replug_client.training import objectives
 from replug_client.training.loss import ObjectiveOptions
 from replug_client.training.objectives import Denominator, Direction
+from replug_client.training.trainer import LSRTrainer
 from tests.training.planted import base_model, plant, recall_at_1, trainer_for
 
 P_Q = ObjectiveOptions(0.1, 0.5, kl=Direction.P_Q)
@@ -53,24 +54,50 @@ def test_with_the_sign_flipped_it_fails(tmp_path: Path, monkeypatch: pytest.Monk
     assert recall_at_1(model, task, reencode=False) <= 0.1
 
 
-@pytest.mark.parametrize("stop", [10, 30])
+@pytest.mark.parametrize("stop", [10, 15], ids=["at a boundary of generations", "within one"])
 def test_a_run_that_was_stopped_ends_with_the_same_weights(stop: int, tmp_path: Path) -> None:
-    """Stopped at a boundary of generations (20 steps each) and in the middle of one."""
+    """Generations have ten steps and epochs two, so the second stop is within an epoch too."""
 
-    def weights(folder: Path, checkpoint: str | None) -> dict[str, Tensor]:
+    def trainer_in(folder: Path) -> LSRTrainer:
         model = base_model(tmp_path)
-        trainer = trainer_for(model, plant(model), folder, Q_P, train_passages=False, steps=40)
-        trainer.train(resume_from_checkpoint=checkpoint)
-        return {name: value.detach().clone() for name, value in model.named_parameters()}
+        return trainer_for(
+            model, plant(model), folder, Q_P, train_passages=False, steps=20, refresh_every=10, save_every=5
+        )
 
-    whole = weights(tmp_path / "whole", None)
-    model = base_model(tmp_path)
-    interrupted = trainer_for(model, plant(model), tmp_path / "cut", Q_P, train_passages=False, steps=40)
+    whole = trainer_in(tmp_path / "whole")
+    whole.train()
+    interrupted = trainer_in(tmp_path / "cut")
     interrupted.add_callback(_StopAt(stop))
     interrupted.train()
     assert interrupted.state.global_step == stop
-    resumed = weights(tmp_path / "cut", str(tmp_path / "cut" / "checkpoints" / f"checkpoint-{stop}"))
-    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+    resumed = trainer_in(tmp_path / "cut")
+    resumed.train(resume_from_checkpoint=str(tmp_path / "cut" / "checkpoints" / f"checkpoint-{stop}"))
+    assert resumed.state.global_step == 20
+    assert_same_weights(whole, resumed)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_candidates_can_be_retrieved_anew_for_every_step(accumulation: int, tmp_path: Path) -> None:
+    """The data loader fetches a batch ahead: with one step a generation it runs into the next one."""
+    model = base_model(tmp_path)
+    trainer = trainer_for(
+        model,
+        plant(model),
+        tmp_path,
+        Q_P,
+        train_passages=False,
+        steps=5,
+        refresh_every=1,
+        accumulation=accumulation,
+    )
+    trainer.train()
+    assert trainer.state.global_step == 5
+
+
+def assert_same_weights(first: LSRTrainer, second: LSRTrainer) -> None:
+    expected, found = dict(first.model.named_parameters()), dict(second.model.named_parameters())
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(value, found[name]) for name, value in expected.items())
 
 
 class _StopAt(TrainerCallback):
