@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import shutil
 from collections.abc import Sequence
@@ -36,13 +37,15 @@ _FREE = ("place", "supervisor.base_url", "supervisor.client", "supervisor.timeou
 
 
 def plain(value: Any) -> Any:
-    """Dataclasses, paths and enums as what JSON can hold."""
+    """Dataclasses, paths and enums as what JSON can hold; NaN and infinity become null."""
     if is_dataclass(value) and not isinstance(value, type):
         return plain(asdict(value))
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return str(value) if isinstance(value, Path) else value
 
 
@@ -75,23 +78,26 @@ def data_hashes(options: TrainOptions, corpus_sha256: str) -> dict[str, str]:
     return {"corpus": corpus_sha256, **{str(path): sha256_file(path) for path in files}}
 
 
-def begin(options: TrainOptions, hashes: dict[str, str]) -> Path | None:
-    """Ready ``output_dir`` and say where to go on from.
+def starting_point(options: TrainOptions, hashes: dict[str, str]) -> Path | None:
+    """Look at ``output_dir`` and say where to go on from; nothing is changed there.
 
     Returns:
         The last checkpoint of the unfinished run, or None to begin anew.
 
     Raises:
-        OptionError: there is a run already, and neither ``--resume`` nor ``--overwrite`` was given.
+        OptionError: there is a run already, and neither ``--resume`` nor ``--overwrite`` was given; or the
+            base encoder itself lies there.
         ArtefactError: ``--resume`` of a run that was asked for something else.
     """
     folder, state = options.place.output_dir, options.place.output_dir / STATE_NAME
-    decided = what_decides(options, hashes)
+    if folder.resolve() == Path(options.encoder.model_name_or_path).resolve():
+        raise OptionError(f"--output_dir {folder} is the base encoder's own folder; give another one")
     if options.place.resume and state.exists():
-        _check_same(read_json(state, mend="Begin anew with --overwrite."), decided, folder)
+        earlier = read_json(state, mend="Begin anew with --overwrite.")
+        _check_same(earlier, what_decides(options, hashes), folder)
         return last_checkpoint(folder)
     if options.place.overwrite:
-        _clear(folder)
+        _check_ours(folder)
     elif state.exists():
         raise OptionError(
             f"{folder} holds an unfinished run: go on with --resume, or begin anew with --overwrite"
@@ -100,9 +106,18 @@ def begin(options: TrainOptions, hashes: dict[str, str]) -> Path | None:
         raise OptionError(
             f"{folder} holds a finished run: give another --output_dir, or throw it away with --overwrite"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(state, decided)
     return None
+
+
+def begin(options: TrainOptions, hashes: dict[str, str]) -> None:
+    """Ready ``output_dir`` once everything else is: what fails before this leaves an earlier run as it was."""
+    folder, state = options.place.output_dir, options.place.output_dir / STATE_NAME
+    resumed = options.place.resume and state.exists()
+    if options.place.overwrite and not resumed and folder.exists():
+        _check_ours(folder)
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(state, what_decides(options, hashes))
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -146,12 +161,9 @@ def _differences(earlier: Any, now: Any, name: str) -> list[str]:
     return [] if earlier == now else [f"{name.lstrip('.')} was {earlier!r}, now {now!r}"]
 
 
-def _clear(folder: Path) -> None:
-    if not folder.exists():
-        return
+def _check_ours(folder: Path) -> None:
     ours = (folder / RUN_NAME).exists() or (folder / STATE_NAME).exists()
-    if not ours and any(folder.iterdir()):
+    if not ours and folder.exists() and any(folder.iterdir()):
         raise OptionError(
             f"--overwrite: {folder} holds files that are not of a run; give another --output_dir"
         )
-    shutil.rmtree(folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
 from transformers import PrinterCallback, set_seed
+from transformers.integrations.integration_utils import TensorBoardCallback
 
 from replug_client.corpus.store import PassageStore
 from replug_client.retriever.asymmetric import combine
@@ -57,12 +57,13 @@ def train_retriever(options: TrainOptions) -> Path:
     if options.place.resume and (folder / record.RUN_NAME).exists():
         logger.info("%s is finished already; nothing to resume", folder)
         return folder
-    checkpoint = record.begin(options, hashes)
+    checkpoint = record.starting_point(options, hashes)
     supervisor, tokenizer = open_supervisor(options.supervisor)
     with closing(supervisor):
         prepared = prepare(options, store, supervisor, tokenizer)
         objective = calibrate(options, prepared)
-        trainer, stream = build_trainer(options, prepared, objective)
+        record.begin(options, hashes)
+        trainer, stream = build_trainer(options, prepared, objective, begins=checkpoint is None)
         logger.info(
             "%s", f"resuming from {checkpoint.name}" if checkpoint else "training from the base encoder"
         )
@@ -87,13 +88,12 @@ def train_retriever(options: TrainOptions) -> Path:
 
 
 def build_trainer(
-    options: TrainOptions, prepared: Prepared, objective: ObjectiveOptions
+    options: TrainOptions, prepared: Prepared, objective: ObjectiveOptions, *, begins: bool = True
 ) -> tuple[LSRTrainer, CandidateStream]:
-    """The trainer with its stream, collator, loss and validation."""
+    """The trainer with its stream, collator, loss and validation; ``begins`` is false where a run goes on."""
     steps = options.steps
     schedule = prepared.schedule(options.steps)
-    per_epoch = max(1, schedule.batches_per_epoch // steps.accumulation)
-    total_steps = steps.max_steps or per_epoch * steps.epochs
+    total_steps = steps.max_steps or schedule.batches_per_epoch // steps.accumulation * steps.epochs
     refresher = _Refresher(options, prepared)
     stream = CandidateStream(
         prepared.sets.train,
@@ -117,13 +117,19 @@ def build_trainer(
     evaluator = _evaluator(options, prepared, objective, refresher)
     trainer = LSRTrainer(
         prepared.model,
-        _arguments(options, total_steps, evaluator is not None, prepared.model.device.type == "cpu"),
+        _arguments(
+            options,
+            total_steps,
+            validates=evaluator is not None,
+            begins=begins,
+            on_cpu=prepared.model.device.type == "cpu",
+        ),
         LSRLoss(prepared.model, objective),
         collator,
         schedule,
         hooks,
         evaluator=evaluator,
-        callbacks=[LogWithAdvice(), CompleteCheckpoints(), StepProgress()],
+        callbacks=[LogWithAdvice(), CompleteCheckpoints(), StepProgress(), _tensorboard(options)],
     )
     # transformers' own printer says the same as LogWithAdvice, as raw dictionaries.
     trainer.remove_callback(PrinterCallback)
@@ -183,11 +189,10 @@ def _evaluator(
 
 
 def _arguments(
-    options: TrainOptions, total_steps: int, validates: bool, on_cpu: bool
+    options: TrainOptions, total_steps: int, *, validates: bool, begins: bool, on_cpu: bool
 ) -> SentenceTransformerTrainingArguments:
     steps = options.steps
     folder = options.place.output_dir
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "tensorboard"))
     every = min(total_steps, steps.eval_every or max(1, total_steps // _VALIDATIONS))
     return SentenceTransformerTrainingArguments(
         output_dir=str(folder / "checkpoints"),
@@ -205,20 +210,28 @@ def _arguments(
         data_seed=steps.seed,
         eval_strategy="steps" if validates else "no",
         eval_steps=every,
-        eval_on_start=validates and not options.place.resume,
+        eval_on_start=validates and begins,
         save_strategy="steps",
         save_steps=every,
-        save_total_limit=2,
+        # The best, the one being written, and the one before it, should a kill cut the writing short.
+        save_total_limit=3,
         load_best_model_at_end=validates,
         metric_for_best_model=f"eval_{PRIMARY_METRIC}" if validates else None,
         greater_is_better=False if validates else None,
         logging_steps=max(1, min(20, total_steps // 20)),
         logging_first_step=True,
-        report_to=["tensorboard"],
+        report_to=[],
         disable_tqdm=True,
         dataloader_num_workers=0,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+
+
+def _tensorboard(options: TrainOptions) -> TensorBoardCallback:
+    """TensorBoard's files beside the model, unless ``TENSORBOARD_LOGGING_DIR`` says otherwise."""
+    callback = TensorBoardCallback()  # type: ignore[no-untyped-call]
+    callback.logging_dir = callback.logging_dir or str(options.place.output_dir / "tensorboard")
+    return callback
 
 
 def save_tuned(train: Train, prepared: Prepared, folder: Path) -> None:
@@ -264,7 +277,7 @@ def _record(
         "options": asked,
         "versions": record.versions(),
         "hashes": hashes,
-        "figures": figures,
+        "figures": record.plain(figures),
     }
 
 
