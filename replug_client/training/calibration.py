@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from replug_client.errors import OptionError
 from replug_client.training.objectives import entropy, log_distribution
 
 _LOWEST, _HIGHEST = 1e-6, 1e6
@@ -63,7 +64,8 @@ def temperature_for_entropy(values: Tensor, target: float, mask: Tensor | None =
         mask: ``(examples, K)`` bool.
 
     Raises:
-        ValueError: target outside (0, 1), no examples, or values so equal that no temperature reaches it.
+        ValueError: target outside (0, 1), or no examples.
+        OptionError: values so equal that no temperature reaches it.
     """
     if not 0 < target < 1:
         raise ValueError(
@@ -79,7 +81,7 @@ def temperature_for_entropy(values: Tensor, target: float, mask: Tensor | None =
     temperature = _bisect(median_entropy, target)
     reached = median_entropy(temperature)
     if abs(reached - target) > 0.05:
-        raise ValueError(
+        raise OptionError(
             f"no temperature gives an entropy of {target:.2f}; the nearest is {reached:.2f} at {temperature:.3g}. "
             "Most candidates have equal scores: set --temperature_gold and --temperature_score by hand, "
             "and look whether the supervisor sees the passages at all (replug score --with_tokens)."

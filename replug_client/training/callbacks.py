@@ -55,10 +55,9 @@ class LogWithAdvice(TrainerCallback):
         if shown:
             line = "  ".join(f"{_SHOWN[name]} {value:.4g}" for name, value in shown.items())
             logger.info("step %d/%d  %s", state.global_step, state.max_steps, line)
-        for piece in advice(logs):
-            kind = piece.split(":")[0].split(" ", 1)[-1]
-            if kind not in self._given:
-                self._given.add(kind)
+        for figure, piece in advice(logs).items():
+            if figure not in self._given:
+                self._given.add(figure)
                 logger.warning("%s", piece)
 
 

@@ -67,6 +67,9 @@ class LSRDataCollator:
         prompt = self.model.prompts.get(task) or None
         name = "query" if task == "query" else "passage"
         tokens = self.model.preprocess(texts, prompt=prompt, task=task)
+        # The only number among the tensors; pooling that leaves the prompt out needs it (INSTRUCTOR).
+        if isinstance(length := tokens.get("prompt_length"), int):
+            tokens["prompt_length"] = torch.tensor([length])
         return {f"{name}_{key}": value for key, value in tokens.items() if isinstance(value, Tensor)}
 
 

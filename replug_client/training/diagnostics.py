@@ -80,20 +80,20 @@ class RunningMeans:
         return means
 
 
-def advice(figures: dict[str, float]) -> list[str]:
-    """What to do about figures that say the run teaches nothing."""
-    found = []
+def advice(figures: dict[str, float]) -> dict[str, str]:
+    """What to do about figures that say the run teaches nothing, by the figure's name."""
+    found = {}
     if figures.get("uniform_targets", 0.0) > 0.5:
-        found.append(
+        found["uniform_targets"] = (
             f"{figures['uniform_targets']:.0%} of the targets Q are uniform, so they teach nothing: "
             "lower --temperature_gold, or use --score mean instead of probability"
         )
     if figures.get("one_hot_targets", 0.0) > 0.5:
-        found.append(
+        found["one_hot_targets"] = (
             f"{figures['one_hot_targets']:.0%} of the targets Q name a single passage: raise --temperature_gold"
         )
     if (unique := figures.get("unique_first_passages")) is not None and unique < 0.05:
-        found.append(
+        found["unique_first_passages"] = (
             f"the first passages of all queries are only {unique:.1%} distinct: the retriever is collapsing; "
             "lower --learning_rate, or raise --temperature_score until P is as flat as Q"
         )
