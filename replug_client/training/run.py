@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from transformers import PrinterCallback, set_seed
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 from replug_client.corpus.store import PassageStore
+from replug_client.progress import progress
 from replug_client.retriever.asymmetric import combine
 from replug_client.retriever.encoder import ComputeDtype, encode_passages, encode_queries
 from replug_client.retriever.index import ArrayIndex, PassageIndex
@@ -35,9 +36,10 @@ from replug_client.training.validation import PRIMARY_METRIC, HeldOutLikelihood,
 logger = logging.getLogger(__name__)
 
 _VALIDATIONS = 4
+# Steps scored ahead where candidates never change. A server is kept busy by one batch at a time; in process,
+# where scoring and training share the processor, the larger a submission, the more passages are run only once.
 _STATIC_GENERATION = 100
-# In process, a large submission shares the passages' prefixes; a server is kept busy by small ones.
-_LOCAL_SUBMISSION = 64
+_LOCAL_GENERATION = 1000
 
 
 def train_retriever(options: TrainOptions) -> Path:
@@ -59,15 +61,17 @@ def train_retriever(options: TrainOptions) -> Path:
         return folder
     checkpoint = record.starting_point(options, hashes)
     supervisor, tokenizer = open_supervisor(options.supervisor)
-    with closing(supervisor):
+    with closing(supervisor), ExitStack() as bars:
         prepared = prepare(options, store, supervisor, tokenizer)
         objective = calibrate(options, prepared)
         record.begin(options, hashes)
-        trainer, stream = build_trainer(options, prepared, objective, begins=checkpoint is None)
+        scored = bars.enter_context(progress("scoring", None, "pairs"))
+        trainer, stream = build_trainer(options, prepared, objective, scored, begins=checkpoint is None)
         logger.info(
             "%s", f"resuming from {checkpoint.name}" if checkpoint else "training from the base encoder"
         )
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        bars.close()
         save_tuned(options.steps.train, prepared, folder)
         figures = {
             "seconds": round(time.time() - began, 1),
@@ -88,22 +92,31 @@ def train_retriever(options: TrainOptions) -> Path:
 
 
 def build_trainer(
-    options: TrainOptions, prepared: Prepared, objective: ObjectiveOptions, *, begins: bool = True
+    options: TrainOptions,
+    prepared: Prepared,
+    objective: ObjectiveOptions,
+    on_scored: Callable[[int], None],
+    *,
+    begins: bool = True,
 ) -> tuple[LSRTrainer, CandidateStream]:
     """The trainer with its stream, collator, loss and validation; ``begins`` is false where a run goes on."""
     steps = options.steps
     schedule = prepared.schedule(options.steps)
     total_steps = steps.max_steps or schedule.batches_per_epoch // steps.accumulation * steps.epochs
     refresher = _Refresher(options, prepared)
+    local = options.supervisor.kind == "local"
+    static = _LOCAL_GENERATION if local else _STATIC_GENERATION
+    generation = (steps.refresh_every or static) * steps.accumulation
     stream = CandidateStream(
         prepared.sets.train,
         schedule,
         prepared.prompt,
         prepared.supervisor,
-        generation=(steps.refresh_every or _STATIC_GENERATION) * steps.accumulation,
+        generation=generation,
         total=total_steps * steps.accumulation,
         folder=options.place.output_dir / "candidates",
-        batches_per_submission=_LOCAL_SUBMISSION if options.supervisor.kind == "local" else 1,
+        batches_per_submission=generation if local else 1,
+        on_scored=on_scored,
     )
     hooks = StreamHooks(stream, refresher.mine, refresher.refresh, steps.accumulation)
     frozen = steps.train is Train.QUERY
@@ -153,7 +166,9 @@ class _Refresher:
         prepared = self._prepared
         encoder = prepared.base if self._static else prepared.model
         queries = [prepared.sets.train[number].query for number in numbers]
-        return self._miner.mine(encode_queries(encoder, queries, dtype=self._dtype), queries, numbers)
+        return self._miner.mine(
+            encode_queries(encoder, queries, dtype=self._dtype, description="retrieving"), queries, numbers
+        )
 
     def index_of(self, model: SentenceTransformer) -> PassageIndex:
         """The index for ``model``: the base's where passages are frozen, else one of the model's own."""
