@@ -68,5 +68,5 @@ def test_what_cannot_be_scheduled_is_refused() -> None:
     for examples, batch in ((0, 1), (1, 0)):
         with pytest.raises(ValueError, match="at least one"):
             Schedule(examples, batch, 0)
-    with pytest.raises(OptionError, match="--gradient_accumulation_steps 4: 6 examples .* only 3 batches"):
+    with pytest.raises(OptionError, match=r"--gradient_accumulation_steps 4: 6 examples .* only 3 batches"):
         Schedule(6, 2, 0, accumulation=4)
