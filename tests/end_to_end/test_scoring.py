@@ -276,13 +276,14 @@ class TestContract(SupervisorContract):
         cache.close()
 
 
+@pytest.fixture(scope="module")
+def pair(vllm_server: VllmServer) -> tuple[ServerTokenizer, FolderTokenizer]:
+    server = ServerTokenizer(vllm_server.base_url, vllm_server.model)
+    return server, FolderTokenizer.load(str(DEMO_LM), local_only=True)
+
+
 class TestServerTokenizer:
     """vLLM's ``/tokenize`` held against the folder's tokenizer."""
-
-    @pytest.fixture(scope="class")
-    def pair(self, vllm_server: VllmServer) -> tuple[ServerTokenizer, FolderTokenizer]:
-        server = ServerTokenizer(vllm_server.base_url, vllm_server.model)
-        return server, FolderTokenizer.load(str(DEMO_LM), local_only=True)
 
     @pytest.mark.parametrize("seed", range(8))
     def test_ids_offsets_and_text_are_the_same(

@@ -103,6 +103,7 @@ def test_a_server_that_hides_the_generated_token_or_the_ids_is_read_too() -> Non
     block["tokens"] = ["<s>", "a", "b", "c"]
     del answer["usage"]
     first, _ = parse_echo(answer, PROMPTS)
+    assert isinstance(first, Score)
     assert first.token_log_probs.tolist() == [-1.5, -2.0]
 
 
