@@ -98,7 +98,7 @@ def starting_point(options: TrainOptions, hashes: dict[str, str]) -> Path | None
         return last_checkpoint(folder)
     if options.place.overwrite:
         _check_ours(folder)
-    elif state.exists():
+    elif state.exists() and last_checkpoint(folder) is not None:
         raise OptionError(
             f"{folder} holds an unfinished run: go on with --resume, or begin anew with --overwrite"
         )
@@ -113,7 +113,8 @@ def begin(options: TrainOptions, hashes: dict[str, str]) -> None:
     """Ready ``output_dir`` once everything else is: what fails before this leaves an earlier run as it was."""
     folder, state = options.place.output_dir, options.place.output_dir / STATE_NAME
     resumed = options.place.resume and state.exists()
-    if options.place.overwrite and not resumed and folder.exists():
+    # A run that ended before its first checkpoint goes too: nothing is lost, the scores are in their cache.
+    if (options.place.overwrite or state.exists()) and not resumed and folder.exists():
         _check_ours(folder)
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
