@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +50,20 @@ class ValidationSet:
     objective: ObjectiveOptions
 
 
+@contextmanager
+def full_precision(model: SentenceTransformer) -> Iterator[None]:
+    """``model`` as it will be loaded, without the autocast that accelerate wraps around its ``forward``.
+
+    Else base and current model would be compared in different precisions, and differ before the first step.
+    """
+    wrapped = vars(model).pop("forward", None)
+    try:
+        yield
+    finally:
+        if wrapped is not None:
+            vars(model)["forward"] = wrapped
+
+
 class HeldOutLikelihood(BaseEvaluator):
     """Validation as sentence-transformers calls it: before, during and after training.
 
@@ -84,9 +99,10 @@ class HeldOutLikelihood(BaseEvaluator):
         """Evaluate ``model`` as it is now."""
         data = self._data
         index = self._index_of(model)
-        vectors = encode_queries(
-            model, [example.query for example in data.examples], batch_size=self._batch_size
-        )
+        with full_precision(model):
+            vectors = encode_queries(
+                model, [example.query for example in data.examples], batch_size=self._batch_size
+            )
         rows = index.search(vectors, 1).rows
         base, current = (-self._log_likelihoods(found) for found in (data.base_rows[:, :1], rows))
         num_bytes = np.array([example.num_bytes for example in data.examples])
