@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -11,6 +12,10 @@ from typer.main import get_command
 
 from replug_client import __version__
 from replug_client.errors import ReplugError
+
+# replug draws its own bars, and none where nobody looks. tqdm reads this once, when a library first imports it,
+# which is after this module and before any command runs.
+os.environ.setdefault("TQDM_DISABLE", "1")
 
 _COMMANDS: dict[str, tuple[str, str]] = {
     "embed": ("Pipeline", "replug_client.cli.embed"),

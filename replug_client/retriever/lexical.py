@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +13,9 @@ import numpy.typing as npt
 
 from replug_client.errors import CorpusError, OptionError
 from replug_client.progress import progress
+
+# Importing bm25s sets its logger to DEBUG, past whatever level was asked for.
+logging.getLogger("bm25s").setLevel(logging.WARNING)
 
 NO_PASSAGE = -1
 
