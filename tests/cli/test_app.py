@@ -1,0 +1,96 @@
+"""The command line around the commands: spellings, help, versions, and errors without a traceback."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from replug_client import __version__
+from replug_client.cli import app
+from replug_client.cli.app import canonical, main
+from replug_client.errors import OptionError, ReplugError, StaleArtefactError
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        (["--n-docs", "3"], ["--n_docs", "3"]),
+        (["--n_docs", "3"], ["--n_docs", "3"]),
+        (["--n-docs=3"], ["--n_docs=3"]),
+        (["--query-prompt=a-b --c-d"], ["--query_prompt=a-b --c-d"]),
+        (["--output-dir", "a-b/c-d"], ["--output_dir", "a-b/c-d"]),
+        (["-h", "-1", "embed-it"], ["-h", "-1", "embed-it"]),
+        (["--no-bf16", "--", "--n-docs"], ["--no_bf16", "--", "--n-docs"]),
+    ],
+)
+def test_both_spellings_of_a_flag_are_one_and_values_are_left_alone(
+    typed: list[str], read: list[str]
+) -> None:
+    assert canonical(typed) == read
+
+
+@given(st.lists(st.text()))
+def test_spelling_twice_changes_nothing_more(arguments: list[str]) -> None:
+    once = canonical(arguments)
+    assert canonical(once) == once
+    assert len(once) == len(arguments)
+
+
+def end_of(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    return int(end.value.code or 0)
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert end_of("--version") == 0
+    assert capsys.readouterr().out == f"replug {__version__}\n"
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert end_of("--help") == 0
+    text = capsys.readouterr().out
+    assert all(f" {command} " in text for command in ("embed", "train", "compare", "score", "demo"))
+
+
+@pytest.mark.parametrize("command", ["embed", "train", "compare", "score", "demo"])
+def test_each_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert end_of(command, "--help") == 0
+    assert command in capsys.readouterr().out
+
+
+def test_an_unknown_option_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert end_of("train", "--learning_rat", "1") == 2
+    assert "--learning_rat" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OptionError("--seed: expected [a] number"), StaleArtefactError("other weights"), ReplugError("no")],
+)
+def test_an_error_is_printed_alone_and_decides_the_exit_status(
+    error: ReplugError, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(app, "get_command", lambda _: failing)
+    for begin in (lambda: main(["embed"]), lambda: app.run("embed")):
+        monkeypatch.setattr(sys, "argv", ["program"])
+        with pytest.raises(SystemExit) as end:
+            begin()
+        assert end.value.code == error.exit_code
+        printed = capsys.readouterr()
+        assert (printed.out, printed.err) == ("", f"error: {error}\n")
+
+
+def test_a_mistake_of_our_own_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(**_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(app, "get_command", lambda _: failing)
+    with pytest.raises(ZeroDivisionError):
+        main(["embed"])

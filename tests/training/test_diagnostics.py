@@ -1,0 +1,122 @@
+"""A step's diagnosis: values worked out by hand, rank correlation against SciPy, and the advice."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import TrainerControl, TrainerState, TrainingArguments
+
+from replug_client.training.callbacks import LogWithAdvice
+from replug_client.training.diagnostics import (
+    RunningMeans,
+    advice,
+    average_ranks,
+    batch_diagnostics,
+    rank_correlation,
+    unique_share,
+)
+
+
+def last(p: list[list[float]], q: list[list[float]], scores: list[list[float]]) -> dict[str, torch.Tensor]:
+    """Probabilities, 0 where there is no candidate."""
+    tensors = {name: torch.tensor(values, dtype=torch.float64) for name, values in (("p", p), ("q", q))}
+    return {
+        "log_p": tensors["p"].log(),
+        "log_q": tensors["q"].log(),
+        "mask": tensors["p"] > 0,
+        "scores": torch.tensor(scores, dtype=torch.float64),
+    }
+
+
+def test_figures_by_hand() -> None:
+    figures = batch_diagnostics(
+        last(
+            p=[[0.25, 0.25, 0.5, 0.0], [0.1, 0.2, 0.3, 0.4]],
+            q=[[0.5, 0.25, 0.25, 0.0], [0.25, 0.25, 0.25, 0.25]],
+            scores=[[-1.0, -2.0, -3.0, 99.0], [-2.0, -2.0, -2.0, -2.0]],
+        )
+    )
+    first = 1.5 * math.log(2) / math.log(3)  # 1/2 + 1/4 + 1/4 has 1.5 bits
+    second = -sum(share * math.log(share) for share in (0.1, 0.2, 0.3, 0.4)) / math.log(4)
+    assert figures["p_entropy"] == pytest.approx((first + second) / 2)
+    assert figures["q_entropy"] == pytest.approx((first + 1) / 2)
+    assert figures["uniform_targets"] == 0.5
+    assert figures["one_hot_targets"] == 0.0
+    # First: ranks of P 0.5 0.5 2, of Q 2 0.5 0.5; rho = -0.75 / 1.5. Second: Q is constant, left out.
+    assert figures["rank_correlation"] == pytest.approx(-0.5)
+    # First: 0.25 * -1 + 0.25 * -2 + 0.5 * -3 = -2.25, less the mean -2. Second: 0.
+    assert figures["expected_score"] == pytest.approx(-0.125)
+
+
+def test_one_hot_targets_are_counted_and_no_order_gives_no_correlation() -> None:
+    uniform = [[0.5, 0.5]]
+    figures = batch_diagnostics(last(p=uniform, q=[[1.0, 0.0]], scores=[[-1.0, -9.0]]))
+    assert figures["one_hot_targets"] == 1.0
+    assert figures["q_entropy"] == 0.0
+    assert "rank_correlation" not in figures
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=12))
+def test_rank_correlation_is_scipys(pairs: list[tuple[int, int]]) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    first, second = (torch.tensor(values, dtype=torch.float64) for values in zip(*pairs, strict=True))
+    found = rank_correlation(first, second)
+    if len(set(first.tolist())) == 1 or len(set(second.tolist())) == 1:
+        assert found is None
+    else:
+        assert found == pytest.approx(stats.spearmanr(first, second).statistic, abs=1e-12)
+
+
+def test_ranks_and_correlation_by_hand() -> None:
+    assert average_ranks(torch.tensor([10.0, 30.0, 10.0, 20.0])).tolist() == [0.5, 3.0, 0.5, 2.0]
+    # Differences of ranks 1 1 1 1, so rho = 1 - 6 * 4 / (4 * 15).
+    found = rank_correlation(torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([2.0, 1.0, 4.0, 3.0]))
+    assert found == pytest.approx(0.6)
+
+
+def test_means_since_they_were_last_read() -> None:
+    means = RunningMeans()
+    means.add({"a": 1.0, "b": 4.0})
+    means.add({"a": 2.0})
+    assert means.flush() == {"a": 1.5, "b": 4.0}
+    assert means.flush() == {}
+
+
+def test_unique_share() -> None:
+    assert unique_share(np.array([[1, 2], [2, 3]])) == 0.75
+    assert unique_share(np.zeros((0, 0))) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("figures", "named"),
+    [
+        ({"uniform_targets": 0.6}, "--temperature_gold"),
+        ({"one_hot_targets": 0.9}, "raise --temperature_gold"),
+        ({"unique_first_passages": 0.01}, "collapsing"),
+    ],
+)
+def test_figures_that_teach_nothing_get_advice(figures: dict[str, float], named: str) -> None:
+    (piece,) = advice(figures).values()
+    assert named in piece
+
+
+def test_healthy_figures_get_none() -> None:
+    healthy = {"uniform_targets": 0.1, "one_hot_targets": 0.1, "unique_first_passages": 0.5}
+    assert advice(healthy) == {} == advice({})
+
+
+def test_each_piece_of_advice_is_given_once(caplog: pytest.LogCaptureFixture) -> None:
+    callback, state = LogWithAdvice(), TrainerState(max_steps=9)
+    with caplog.at_level(logging.INFO):
+        for share in (0.01, 0.02, 0.03):
+            logs = {"loss": 1.0, "unique_first_passages": share}
+            callback.on_log(TrainingArguments(use_cpu=True), state, TrainerControl(), logs=logs)
+    warned = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warned) == 1
+    assert "unique first 0.03" in caplog.text

@@ -1,0 +1,173 @@
+"""What may begin in a folder, what goes on, and from which checkpoint."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from replug_client.artefacts import read_json, write_json
+from replug_client.corpus.records import Example
+from replug_client.errors import ArtefactError, OptionError
+from replug_client.retriever.encoder import EncoderOptions
+from replug_client.supervisor.client import ClientOptions
+from replug_client.supervisor.open import SupervisorOptions
+from replug_client.training import record
+from replug_client.training.options import DataOptions, PlaceOptions, StepOptions, TrainOptions
+
+HASHES = {"corpus": "abc", "documents.csv": "def"}
+
+
+def options_in(folder: Path, *, resume: bool = False, overwrite: bool = False, seed: int = 0) -> TrainOptions:
+    return TrainOptions(
+        data=DataOptions((Path("corpus.csv"),), ("shards/*",), (Path("documents.csv"),)),
+        encoder=EncoderOptions("some/encoder"),
+        supervisor=SupervisorOptions("lm"),
+        place=PlaceOptions(folder / "run", folder / "cache", resume, overwrite),
+        steps=StepOptions(seed=seed),
+    )
+
+
+def begin(options: TrainOptions) -> Path | None:
+    start = record.starting_point(options, HASHES)
+    record.begin(options, HASHES)
+    return start
+
+
+def checkpoint(folder: Path, step: int, *, whole: bool = True) -> Path:
+    path = folder / "run" / "checkpoints" / f"checkpoint-{step}"
+    path.mkdir(parents=True)
+    write_json(path / "trainer_state.json", {})
+    if whole:
+        (path / record.COMPLETE_NAME).touch()
+    return path
+
+
+def finished(folder: Path) -> Path:
+    example = Example("d1", "q\u2028é", "c", (1,), (2,), 1)
+    record.finish(folder / "run", {"status": "complete"}, [example])
+    return folder / "run"
+
+
+def test_a_new_run_begins_in_a_new_folder_and_ends_with_its_record(tmp_path: Path) -> None:
+    assert begin(options_in(tmp_path)) is None
+    assert (tmp_path / "run" / "unfinished.json").exists()
+    folder = finished(tmp_path)
+    assert {path.name for path in folder.iterdir()} == {"run.json", "held_out.jsonl"}
+    (line,) = (folder / "held_out.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+    assert json.loads(line) == {"document_id": "d1", "query": "q\u2028é", "continuation": "c"}
+
+
+def test_looking_changes_nothing(tmp_path: Path) -> None:
+    assert record.starting_point(options_in(tmp_path), HASHES) is None
+    assert list(tmp_path.iterdir()) == []
+    begin(options_in(tmp_path))
+    finished(tmp_path)
+    record.starting_point(options_in(tmp_path, overwrite=True), HASHES)
+    assert (tmp_path / "run" / "run.json").exists()
+
+
+def test_a_run_goes_on_from_its_newest_whole_checkpoint(tmp_path: Path) -> None:
+    begin(options_in(tmp_path))
+    resume = options_in(tmp_path, resume=True)
+    assert record.starting_point(resume, HASHES) is None
+    checkpoint(tmp_path, 20)
+    newest = checkpoint(tmp_path, 100)
+    checkpoint(tmp_path, 120, whole=False)  # cut short by a kill
+    assert begin(resume) == newest
+    assert newest.exists()
+
+
+def test_with_nothing_to_resume_a_run_begins(tmp_path: Path) -> None:
+    assert begin(options_in(tmp_path, resume=True)) is None
+    assert (tmp_path / "run" / "unfinished.json").exists()
+
+
+def test_an_unfinished_run_with_a_checkpoint_is_not_lost_by_accident(tmp_path: Path) -> None:
+    begin(options_in(tmp_path))
+    checkpoint(tmp_path, 5)
+    with pytest.raises(OptionError, match=r"--resume.*--overwrite"):
+        record.starting_point(options_in(tmp_path), HASHES)
+    begin(options_in(tmp_path, overwrite=True))
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_an_unfinished_run_without_a_checkpoint_is_begun_anew(tmp_path: Path) -> None:
+    begin(options_in(tmp_path))
+    (tmp_path / "run" / "candidates").mkdir()
+    assert begin(options_in(tmp_path, seed=1)) is None
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["unfinished.json"]
+    state = read_json(tmp_path / "run" / "unfinished.json", mend="")
+    assert state["options"]["steps"]["seed"] == 1
+
+
+def test_a_finished_run_is_kept_unless_it_may_be_overwritten(tmp_path: Path) -> None:
+    begin(options_in(tmp_path))
+    folder = finished(tmp_path)
+    with pytest.raises(OptionError, match=r"finished run.*--overwrite"):
+        record.starting_point(options_in(tmp_path), HASHES)
+    begin(options_in(tmp_path, overwrite=True))
+    assert not (folder / "run.json").exists()
+
+
+def test_what_is_not_a_run_is_never_thrown_away(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("years of work")
+    for action in (record.starting_point, record.begin):
+        with pytest.raises(OptionError, match="not of a run"):
+            action(options_in(tmp_path, overwrite=True), HASHES)
+    assert (tmp_path / "run" / "thesis.tex").exists()
+
+
+def test_the_base_encoders_own_folder_is_refused(tmp_path: Path) -> None:
+    options = options_in(tmp_path, overwrite=True)
+    own = replace(options, encoder=EncoderOptions(str(tmp_path / "cache" / ".." / "run")))
+    with pytest.raises(OptionError, match="base encoder"):
+        record.starting_point(own, HASHES)
+
+
+def test_a_resumed_run_must_be_asked_for_the_same_and_what_differs_is_named(tmp_path: Path) -> None:
+    begin(options_in(tmp_path))
+    with pytest.raises(ArtefactError) as error:
+        record.starting_point(options_in(tmp_path, resume=True, seed=7), HASHES | {"corpus": "new"})
+    message = str(error.value)
+    assert "options.steps.seed was 0, now 7" in message
+    assert "hashes.corpus was 'abc', now 'new'" in message
+    assert "learning_rate" not in message and "documents.csv" not in message
+
+
+def test_where_and_how_fast_may_change(tmp_path: Path) -> None:
+    begin(options_in(tmp_path))
+    resume = options_in(tmp_path, resume=True)
+    supervisor = SupervisorOptions(
+        "lm",
+        base_url="http://other:1/v1",
+        cache_dir=tmp_path,
+        timeout=1.0,
+        client=ClientOptions(concurrency=3),
+    )
+    place = replace(resume.place, cache_dir=tmp_path / "elsewhere")
+    record.starting_point(replace(resume, supervisor=supervisor, place=place), HASHES)
+    with pytest.raises(ArtefactError, match=r"supervisor\.model"):
+        record.starting_point(replace(resume, supervisor=SupervisorOptions("other")), HASHES)
+
+
+def test_a_damaged_state_says_how_to_go_on(tmp_path: Path) -> None:
+    begin(options_in(tmp_path))
+    (tmp_path / "run" / "unfinished.json").write_text("{")
+    with pytest.raises(ArtefactError, match="--overwrite"):
+        record.starting_point(options_in(tmp_path, resume=True), HASHES)
+
+
+def test_everything_becomes_plain_json(tmp_path: Path) -> None:
+    value = record.plain(
+        {"options": options_in(tmp_path), 3: (math.nan, -math.inf, 1.5), "path": Path("a/b")}
+    )
+    assert value["3"] == [None, None, 1.5]
+    assert value["path"] == "a/b"
+    assert value["options"]["target"]["kl"] == "p-q"
+    write_json(tmp_path / "value.json", value)
+    assert read_json(tmp_path / "value.json", mend="") == value
