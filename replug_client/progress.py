@@ -31,7 +31,9 @@ _REFRESH_SECONDS = 0.1
 # Loggers that report each request or file at INFO; their warnings still come through.
 _CHATTY = (
     "httpx",
+    "httpx2",
     "httpcore",
+    "httpcore2",
     "openai",
     "urllib3",
     "filelock",

@@ -148,13 +148,14 @@ def test_the_log_goes_to_stderr_once_in_one_format(capsys: pytest.CaptureFixture
 
 
 @pytest.mark.usefixtures("clean_logging")
-def test_chatty_libraries_speak_only_to_warn(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", ["httpx", "httpx2", "httpcore2.connection"])
+def test_chatty_libraries_speak_only_to_warn(capsys: pytest.CaptureFixture[str], name: str) -> None:
     configure_logging("INFO")
-    logging.getLogger("httpx").info("HTTP Request: POST")
-    logging.getLogger("httpx").warning("trouble")
+    logging.getLogger(name).info("HTTP Request: POST")
+    logging.getLogger(name).warning("trouble")
     assert capsys.readouterr().err.splitlines()[0].endswith("WARNING trouble")
     configure_logging("debug")
-    logging.getLogger("httpx").debug("HTTP Request: POST")
+    logging.getLogger(name).debug("HTTP Request: POST")
     assert "HTTP Request" in capsys.readouterr().err
 
 
