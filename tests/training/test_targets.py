@@ -1,0 +1,129 @@
+"""The temperatures of a run: as given, or from the first candidates' own scores."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+
+from replug_client.corpus.records import Example
+from replug_client.errors import OptionError
+from replug_client.retriever.encoder import EncoderOptions, encode_passages, encode_queries, load_encoder
+from replug_client.retriever.index import ArrayIndex
+from replug_client.supervisor.fake import FakeSupervisor
+from replug_client.supervisor.protocol import Prompt
+from replug_client.training.calibration import normalised_entropy
+from replug_client.training.candidates import CandidateMiner, CandidateOptions
+from replug_client.training.objectives import Aggregation, log_distribution
+from replug_client.training.options import TargetOptions, TrainOptions
+from replug_client.training.prepare import Prepared
+from replug_client.training.schedule import Schedule
+from replug_client.training.targets import calibrate
+from tests.retriever.tiny import saved_encoder
+
+PASSAGES = [f"word{number} word{number + 7}" for number in range(12)]
+QUERIES = [f"word{number} word{2 * number}" for number in range(20)]
+TOKENS, BYTES = 4, 9
+
+
+def preference(example: int, row: int) -> float:
+    return -float(np.random.default_rng([example, row]).uniform(1, 3))
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """Only what calibration reads."""
+    folder = saved_encoder(tmp_path_factory.mktemp("targets") / "encoder")
+    model = load_encoder(EncoderOptions(str(folder), device="cpu"))
+    examples = [
+        Example(f"d{number}", query, "y", (number,), (7,) * TOKENS, BYTES)
+        for number, query in enumerate(QUERIES)
+    ]
+    index = ArrayIndex(encode_passages(model, PASSAGES))
+
+    def scores(prompt: Prompt) -> list[float]:
+        return [preference(prompt.ids[1], prompt.ids[0])] * TOKENS
+
+    return cast(
+        Prepared,
+        SimpleNamespace(
+            base=model,
+            index=index,
+            indexed=index.rows,
+            supervisor=FakeSupervisor(scores),
+            sets=SimpleNamespace(train=examples),
+            miner=CandidateMiner(index, None, index.rows, CandidateOptions(5, 0, 0), 0),
+            prompt=lambda example, row: Prompt((row, *example.query_ids, *example.continuation_ids), TOKENS),
+            schedule=lambda steps: Schedule(len(examples), 4, 0),
+        ),
+    )
+
+
+def options(**target: Any) -> TrainOptions:
+    return cast(TrainOptions, SimpleNamespace(target=TargetOptions(**target), steps=None))
+
+
+def median_entropies(prepared: Prepared, gamma: float, beta: float) -> tuple[float, float]:
+    """Of P and Q over every example's top five, computed apart."""
+    similarity = encode_queries(prepared.base, QUERIES) @ encode_passages(prepared.base, PASSAGES).T
+    top = np.argsort(-similarity, axis=1)[:, :5]
+    scores = np.array([[preference(example, row) for row in own] for example, own in enumerate(top)])
+    p, q = (
+        log_distribution(torch.tensor(values), temperature)
+        for values, temperature in ((np.take_along_axis(similarity, top, axis=1), gamma), (scores, beta))
+    )
+    return float(normalised_entropy(p).median()), float(normalised_entropy(q).median())
+
+
+@pytest.mark.parametrize("wanted", [0.3, 0.6])
+def test_both_get_the_entropy_that_was_asked_for(
+    wanted: float, prepared: Prepared, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        chosen = calibrate(options(gold_entropy=wanted), prepared)
+    p, q = median_entropies(prepared, chosen.temperature_score, chosen.temperature_gold)
+    assert q == pytest.approx(wanted, abs=0.01)
+    assert p == pytest.approx(wanted, abs=0.01)
+    assert "temperature_gold = " in caplog.text and "temperature_score = " in caplog.text
+
+
+def test_p_follows_a_q_that_was_given(prepared: Prepared) -> None:
+    chosen = calibrate(options(temperature_gold=0.2), prepared)
+    assert chosen.temperature_gold == 0.2
+    p, q = median_entropies(prepared, chosen.temperature_score, 0.2)
+    assert p == pytest.approx(q, abs=0.01)
+
+
+def test_what_is_given_is_taken_and_nothing_is_scored(prepared: Prepared) -> None:
+    supervisor = cast(FakeSupervisor, prepared.supervisor)
+    before = len(supervisor.asked)
+    chosen = calibrate(options(temperature_gold=0.1, temperature_score=0.2), prepared)
+    assert (chosen.temperature_score, chosen.temperature_gold) == (0.2, 0.1)
+    assert len(supervisor.asked) == before
+
+
+def test_the_temperature_has_the_scale_of_the_aggregation(prepared: Prepared) -> None:
+    mean = calibrate(options(), prepared).temperature_gold
+    total = calibrate(options(score=Aggregation.SUM), prepared).temperature_gold
+    by_byte = calibrate(options(score=Aggregation.BYTE), prepared).temperature_gold
+    assert total == pytest.approx(TOKENS * mean, rel=1e-3)
+    assert by_byte == pytest.approx(TOKENS * mean / BYTES, rel=1e-3)
+
+
+@pytest.mark.parametrize("flag", ["temperature_gold", "temperature_score"])
+@pytest.mark.parametrize("value", [0.0, -1.0, float("inf"), float("nan")])
+def test_impossible_temperatures_are_refused(flag: str, value: float) -> None:
+    with pytest.raises(OptionError, match=f"--{flag}"):
+        TargetOptions(**{flag: value})  # type: ignore[arg-type]
+
+
+def test_equal_scores_are_refused_with_advice(prepared: Prepared, tmp_path: Path) -> None:
+    deaf = cast(Prepared, SimpleNamespace(**vars(prepared)))
+    deaf.supervisor = FakeSupervisor(lambda prompt: [-1.0] * TOKENS)  # type: ignore[misc,assignment]
+    with pytest.raises(OptionError, match=r"equal scores.*--temperature_gold"):
+        calibrate(options(), deaf)
