@@ -48,8 +48,10 @@ def load_examples(
     """
     cutter = _Cutter(options, store, tokenizer)
     if options.validation_data:
-        train = cutter.cut("train", lambda: _documents(options.data))
+        held = frozenset(_text_key(document) for document in _documents(options.validation_data))
+        train = cutter.cut("train", lambda: _others(options.data, held))
         validation = cutter.cut("validation", lambda: _documents(options.validation_data))
+        cutter.counts["train"]["documents_in_validation"] = _count_shared(options.data, held)
     else:
         train = cutter.cut("train", lambda: _share(options, held_out=False))
         validation = cutter.cut("validation", lambda: _share(options, held_out=True))
@@ -130,6 +132,22 @@ class _Cutter:
 def _documents(paths: Sequence[Path]) -> Iterator[Document]:
     for path in paths:
         yield from read_documents(path)
+
+
+def _text_key(document: Document) -> bytes:
+    """Equal for equal texts, white space aside; ids of two files may be equal by chance (row numbers)."""
+    return hashlib.blake2b(" ".join(document.text.split()).encode(), digest_size=16).digest()
+
+
+def _others(paths: Sequence[Path], held: frozenset[bytes]) -> Iterator[Document]:
+    return (document for document in _documents(paths) if _text_key(document) not in held)
+
+
+def _count_shared(paths: Sequence[Path], held: frozenset[bytes]) -> int:
+    shared = sum(_text_key(document) in held for document in _documents(paths))
+    if shared:
+        logger.warning("train: %d documents also stand in --validation_data; left out", shared)
+    return shared
 
 
 def _share(options: DataOptions, *, held_out: bool) -> Iterator[Document]:

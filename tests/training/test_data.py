@@ -140,6 +140,14 @@ def test_validation_data_of_its_own_leaves_all_of_data_for_training(load: Callab
     assert len(sets.validation) == 2 * len(own), "validation windows never do"
 
 
+def test_a_document_in_both_files_is_validated_on_alone(load: Callable[..., ExampleSets]) -> None:
+    own = {"row 1": DOCUMENTS["d1"] + "  ", "d2": text_of(501)}  # the text of d1, and the id of d2
+    sets = load(DOCUMENTS, ["other"], own)
+    assert {example.document_id for example in sets.train} == set(DOCUMENTS) - {"d1"}
+    assert {example.document_id for example in sets.validation} == {"row 1", "d2"}
+    assert sets.counts["train"]["documents_in_validation"] == 1
+
+
 def test_limits_draw_examples_at_random_in_their_first_order(load: Callable[..., ExampleSets]) -> None:
     sets = load(DOCUMENTS, ["other"], validation_fraction=0.3, max_examples=10, max_validation=3)
     everything = load(DOCUMENTS, ["other"], validation_fraction=0.3)
