@@ -1,4 +1,4 @@
-"""A planted task: the LM prefers, for each query, the passage that the base retriever ranks last."""
+"""A planted task: for each query the LM prefers another passage, of those that the base retriever ranks last."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from replug_client.training.stream import CandidateStream
 from replug_client.training.trainer import LSRTrainer, StreamHooks, set_dropout
 from tests.retriever.tiny import saved_encoder
 
-PASSAGES = [f"word{number} word{number + 1} word{number + 2}" for number in range(0, 30, 3)]
+PASSAGES = [f"word{number} word{number + 1} word{number + 2}" for number in range(0, 40, 2)]
 QUERIES = [f"word{number} word{number + 1}" for number in range(30, 50, 2)]
 
 
@@ -49,9 +49,16 @@ def base_model(folder: Path) -> SentenceTransformer:
 
 
 def plant(model: SentenceTransformer) -> Planted:
+    """Each query gets the last of the base's list that no other query has: all of them in its lower half.
+
+    Were it simply the last, two passages would be it for all queries, and a retriever that always returns
+    the same would do.
+    """
     vectors = encode_passages(model, PASSAGES)
-    worst = (encode_queries(model, QUERIES) @ vectors.T).argmin(axis=1)
-    return Planted(vectors, worst)
+    preferred: list[int] = []
+    for similarity in encode_queries(model, QUERIES) @ vectors.T:
+        preferred.append(next(row for row in similarity.argsort().tolist() if row not in preferred))
+    return Planted(vectors, np.array(preferred))
 
 
 def recall_at_1(model: SentenceTransformer, task: Planted, *, reencode: bool) -> float:
@@ -68,16 +75,17 @@ def trainer_for(
     objective: ObjectiveOptions,
     *,
     train_passages: bool,
-    steps: int = 60,
+    steps: int = 120,
     refresh_every: int = 20,
     save_every: int = 0,
+    batch_size: int = 5,
     accumulation: int = 1,
 ) -> LSRTrainer:
     """A trainer over the planted task, put together from the public pieces."""
     examples = [
         Example(f"d{number}", query, "y", (500 + number,), (7,), 1) for number, query in enumerate(QUERIES)
     ]
-    schedule = Schedule(len(examples), batch_size=5, seed=3, accumulation=accumulation)
+    schedule = Schedule(len(examples), batch_size, seed=3, accumulation=accumulation)
     index = ArrayIndex(task.passage_vectors)
     miner = CandidateMiner(index, None, index.rows, CandidateOptions(len(PASSAGES), 0, 0), seed=3)
 
@@ -106,7 +114,7 @@ def trainer_for(
     )
     arguments = SentenceTransformerTrainingArguments(
         output_dir=str(folder / "checkpoints"),
-        per_device_train_batch_size=5,
+        per_device_train_batch_size=batch_size,
         learning_rate=1e-2,
         max_steps=steps,
         num_train_epochs=1000,

@@ -14,7 +14,7 @@ from replug_client.training import objectives
 from replug_client.training.loss import ObjectiveOptions
 from replug_client.training.objectives import Denominator, Direction
 from replug_client.training.trainer import LSRTrainer
-from tests.training.planted import base_model, plant, recall_at_1, trainer_for
+from tests.training.planted import QUERIES, base_model, plant, recall_at_1, trainer_for
 
 P_Q = ObjectiveOptions(0.1, 0.5, kl=Direction.P_Q)
 Q_P = ObjectiveOptions(0.1, 0.5, kl=Direction.Q_P)
@@ -28,6 +28,7 @@ def test_what_the_lm_prefers_rises_from_last_to_first(
 ) -> None:
     model = base_model(tmp_path)
     task = plant(model)
+    assert len(set(task.preferred.tolist())) == len(QUERIES)
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     assert recall_at_1(model, task, reencode=train_passages) == 0.0
     trainer = trainer_for(model, task, tmp_path, objective, train_passages=train_passages)
@@ -54,14 +55,22 @@ def test_with_the_sign_flipped_it_fails(tmp_path: Path, monkeypatch: pytest.Monk
     assert recall_at_1(model, task, reencode=False) <= 0.1
 
 
-@pytest.mark.parametrize("stop", [10, 15], ids=["at a boundary of generations", "within one"])
-def test_a_run_that_was_stopped_ends_with_the_same_weights(stop: int, tmp_path: Path) -> None:
-    """Generations have ten steps and epochs two, so the second stop is within an epoch too."""
-
+@pytest.mark.parametrize(
+    ("stop", "options"),
+    [
+        (10, {"refresh_every": 10}),  # at a boundary of generations
+        (15, {"refresh_every": 10}),  # within a generation, and within an epoch of two batches
+        (5, {"batch_size": 3, "accumulation": 2, "refresh_every": 3}),  # three batches are no whole steps
+    ],
+    ids=["boundary", "within", "accumulation"],
+)
+def test_a_run_that_was_stopped_ends_with_the_same_weights(
+    stop: int, options: dict[str, int], tmp_path: Path
+) -> None:
     def trainer_in(folder: Path) -> LSRTrainer:
         model = base_model(tmp_path)
         return trainer_for(
-            model, plant(model), folder, Q_P, train_passages=False, steps=20, refresh_every=10, save_every=5
+            model, plant(model), folder, Q_P, train_passages=False, steps=2 * stop, save_every=5, **options
         )
 
     whole = trainer_in(tmp_path / "whole")
@@ -72,7 +81,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(stop: int, tmp_path: 
     assert interrupted.state.global_step == stop
     resumed = trainer_in(tmp_path / "cut")
     resumed.train(resume_from_checkpoint=str(tmp_path / "cut" / "checkpoints" / f"checkpoint-{stop}"))
-    assert resumed.state.global_step == 20
+    assert resumed.state.global_step == 2 * stop
     assert_same_weights(whole, resumed)
 
 
