@@ -151,6 +151,7 @@ def embed_flags(plan: Plan, base: Path) -> dict[str, str]:
         "projection_size": plan.common["projection_size"],
         "shard_id": "0",
         "num_shards": "1",
+        "compute_dtype": "bfloat16",
         "cache_dir": str(plan.folder / "cache"),
     }
 
@@ -202,8 +203,12 @@ def _command(console: Console, title: str, program: str, flags: dict[str, str]) 
     arguments = [
         part for flag, value in flags.items() for part in ([f"--{flag}", value] if value else [f"--{flag}"])
     ]
-    shown = " \\\n    ".join(f"--{flag} {shlex.quote(value)}".rstrip() for flag, value in flags.items())
-    console.print(f"python {program} \\\n    {shown}", style="dim", highlight=False, markup=False)
+    shown = " \\\n    ".join(
+        f"--{flag} {shlex.quote(value)}" if value else f"--{flag}" for flag, value in flags.items()
+    )
+    console.print(
+        f"python {program} \\\n    {shown}", style="dim", highlight=False, markup=False, soft_wrap=True
+    )
     sys.stdout.flush()
     status = subprocess.run([sys.executable, str(ROOT / program), *arguments], check=False).returncode
     if status:
