@@ -96,7 +96,7 @@ class Terminal:
         typed = [(swap or {}).get(word, word) for word in words(command)]
         own = {
             "HF_HUB_OFFLINE": "1",
-            "OMP_NUM_THREADS": "2",
+            "OMP_NUM_THREADS": "1",  # the server has a core to itself; threads that wait for one another starve
             "OPENAI_BASE_URL": self.base_url,
             "REPLUG_CACHE": str(self.folder / "cache"),
         }
@@ -107,6 +107,6 @@ class Terminal:
             capture_output=True,
             text=True,
             encoding="utf-8",
-            timeout=300,
+            timeout=600,
             check=False,
         )
