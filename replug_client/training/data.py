@@ -53,8 +53,9 @@ def load_examples(
         validation = cutter.cut("validation", lambda: _documents(options.validation_data))
         cutter.counts["train"]["documents_in_validation"] = _count_shared(options.data, held)
     else:
-        train = cutter.cut("train", lambda: _share(options, held_out=False))
-        validation = cutter.cut("validation", lambda: _share(options, held_out=True))
+        below = _threshold(options)
+        train = cutter.cut("train", lambda: _share(options, below, held_out=False))
+        validation = cutter.cut("validation", lambda: _share(options, below, held_out=True))
     train = sample(train, options.max_examples, seed)
     validation = sample(validation, options.max_validation, seed)
     cutter.counts["train"]["used"] = len(train)
@@ -70,8 +71,7 @@ def load_examples(
 
 def is_held_out(document_id: str, fraction: float) -> bool:
     """Whether a document is for validation: decided by its id alone, so that every run agrees."""
-    digest = hashlib.sha256(document_id.encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64 < fraction
+    return _place(document_id) < fraction
 
 
 def sample(examples: Sequence[Example], limit: int | None, seed: int) -> list[Example]:
@@ -150,7 +150,24 @@ def _count_shared(paths: Sequence[Path], held: frozenset[bytes]) -> int:
     return shared
 
 
-def _share(options: DataOptions, *, held_out: bool) -> Iterator[Document]:
+def _place(document_id: str) -> float:
+    """A place in [0, 1), as good as random, that the id alone decides."""
+    digest = hashlib.sha256(document_id.encode()).digest()
+    return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
+
+
+def _threshold(options: DataOptions) -> float:
+    """The validation fraction; a little more where, of few documents, it would hold out none at all."""
+    fraction = options.validation_fraction
+    if fraction == 0:
+        return 0.0
+    places = sorted(_place(document.id) for document in _documents(options.data))
+    if len(places) < 2 or places[0] < fraction:
+        return fraction
+    return (places[0] + places[1]) / 2
+
+
+def _share(options: DataOptions, below: float, *, held_out: bool) -> Iterator[Document]:
     for document in _documents(options.data):
-        if is_held_out(document.id, options.validation_fraction) == held_out:
+        if is_held_out(document.id, below) == held_out:
             yield document

@@ -62,14 +62,33 @@ def versions() -> dict[str, str]:
 
 def what_decides(options: TrainOptions, hashes: dict[str, str]) -> dict[str, Any]:
     """Options and data hashes that a resumed run must share with the run that it goes on with."""
-    decided = plain(options)
+    return {"options": _without_free(plain(options)), "hashes": hashes}
+
+
+def check_finished(options: TrainOptions, hashes: dict[str, str]) -> bool:
+    """Whether ``output_dir`` holds the finished run that is asked for with ``--resume``.
+
+    Raises:
+        ArtefactError: a finished run is there, of other options or other data.
+    """
+    folder = options.place.output_dir
+    if not options.place.resume or not (folder / RUN_NAME).exists():
+        return False
+    run = read_json(folder / RUN_NAME, mend="Begin anew with --overwrite.")
+    earlier = {"options": _without_free(run.get("options", {})), "hashes": run.get("hashes", {})}
+    _check_same(earlier, what_decides(options, hashes), folder)
+    return True
+
+
+def _without_free(decided: dict[str, Any]) -> dict[str, Any]:
+    decided = json.loads(json.dumps(decided))
     for name in _FREE:
         *parents, last = name.split(".")
         inside = decided
         for parent in parents:
-            inside = inside[parent]
+            inside = inside.get(parent, {})
         inside.pop(last, None)
-    return {"options": json.loads(json.dumps(decided)), "hashes": hashes}
+    return decided
 
 
 def data_hashes(options: TrainOptions, corpus_sha256: str) -> dict[str, str]:
@@ -148,7 +167,7 @@ def _check_same(earlier: dict[str, Any], now: dict[str, Any], folder: Path) -> N
     differences = list(_differences(earlier, now, ""))
     if differences:
         raise ArtefactError(
-            f"--resume: the unfinished run in {folder} was asked for something else: {'; '.join(differences)}. "
+            f"--resume: the run in {folder} was asked for something else: {'; '.join(differences)}. "
             "Give the same options again, or begin anew with --overwrite."
         )
 

@@ -31,7 +31,12 @@ from replug_client.training.prepare import Prepared, prepare
 from replug_client.training.stream import CandidateStream
 from replug_client.training.targets import calibrate
 from replug_client.training.trainer import LSRTrainer, StreamHooks, set_dropout
-from replug_client.training.validation import PRIMARY_METRIC, HeldOutLikelihood, ValidationSet
+from replug_client.training.validation import (
+    PRIMARY_METRIC,
+    SELECTION,
+    HeldOutLikelihood,
+    ValidationSet,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +61,7 @@ def train_retriever(options: TrainOptions) -> Path:
     store = PassageStore.open(options.data.passages, options.place.cache_dir)
     hashes = record.data_hashes(options, store.sha256)
     folder = options.place.output_dir
-    if options.place.resume and (folder / record.RUN_NAME).exists():
+    if record.check_finished(options, hashes):
         logger.info("%s is finished already; nothing to resume", folder)
         return folder
     checkpoint = record.starting_point(options, hashes)
@@ -231,7 +236,7 @@ def _arguments(
         # The best, the one being written, and the one before it, should a kill cut the writing short.
         save_total_limit=3,
         load_best_model_at_end=validates,
-        metric_for_best_model=f"eval_{PRIMARY_METRIC}" if validates else None,
+        metric_for_best_model=f"eval_{SELECTION}" if validates else None,
         greater_is_better=False if validates else None,
         logging_steps=max(1, min(20, total_steps // 20)),
         logging_first_step=True,
@@ -299,7 +304,8 @@ def _record(
 def _report(figures: dict[str, Any], folder: Path) -> None:
     validation = figures["validation"]
     if validation:
-        first, best = validation[0], min(validation, key=lambda entry: entry[PRIMARY_METRIC])
+        first = validation[0]
+        best = next((entry for entry in validation if entry["step"] == figures["best_step"]), validation[-1])
         logger.info(
             "held-out bits per byte of the first passage: %.4f before, %.4f at the kept step %s",
             first[PRIMARY_METRIC],

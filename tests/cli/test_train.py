@@ -283,6 +283,8 @@ def test_an_unfinished_run_goes_on_or_is_refused(
     assert replug(*options, "--resume") == 0
     assert read_run(unfinished)["figures"]["steps"] == 2
     assert replug(*options, "--resume") == 0, "finished: nothing to do"
+    assert replug(*options, "--resume", "--kl", "q-p") == 1, "finished, but of something else"
+    assert "options.target.kl was 'p-q', now 'q-p'" in capsys.readouterr().err
 
 
 def test_a_finished_run_is_kept_unless_it_may_be_overwritten(

@@ -171,3 +171,19 @@ def test_nothing_left_to_train_on_is_an_error_that_says_what_was_found(
         CorpusError, match=r"no training example is left of .*documents\.jsonl.*--context_len 400"
     ):
         load(DOCUMENTS, ["other"], context_len=400)
+
+
+def test_of_few_documents_one_is_held_out_all_the_same(load: Callable[..., ExampleSets]) -> None:
+    names = [name for name in (f"d{number}" for number in range(60)) if not is_held_out(name, 0.1)][:4]
+    assert len(names) == 4
+    sets = load({name: text_of(number) for number, name in enumerate(names)}, ["elsewhere entirely"])
+    validated = {example.document_id for example in sets.validation}
+    assert len(validated) == 1
+    assert {example.document_id for example in sets.train} == set(names) - validated
+
+
+def test_a_single_document_is_trained_on(load: Callable[..., ExampleSets]) -> None:
+    name = next(name for name in (f"d{number}" for number in range(60)) if not is_held_out(name, 0.1))
+    sets = load({name: text_of(1)}, ["elsewhere entirely"])
+    assert sets.train
+    assert not sets.validation
