@@ -63,7 +63,13 @@ class Plan:
             "temperature_score": "0.05",
             "temperature_gold": "0.02",
             "per_gpu_batch_size": "32",
+            "index_negatives": "3000",
             "learning_rate": "1e-4",
+            "n_docs": "4",
+            "bm25_docs": "4",
+            "random_docs": "0",
+            "refresh_every": "0",
+            "keep": "last",
         }
     )
 
@@ -71,13 +77,7 @@ class Plan:
 DEMO = Plan(
     folder=Path("demo/out"),
     corpus=CorpusOptions(files=120),
-    train={
-        "n_docs": "4",
-        "bm25_docs": "4",
-        "random_docs": "0",
-        "max_validation": "100",
-        "refresh_every": "0",
-    },
+    train={"max_validation": "100"},
     max_held_out=300,
     results=Path("demo/out/results.json"),
     command="make demo",
@@ -85,13 +85,7 @@ DEMO = Plan(
 FULL = Plan(
     folder=Path("demo/experiment"),
     corpus=CorpusOptions(),
-    train={
-        "n_docs": "4",
-        "bm25_docs": "4",
-        "random_docs": "0",
-        "max_validation": "300",
-        "refresh_every": "0",
-    },
+    train={"max_validation": "300"},
     max_held_out=None,
     results=Path("docs/experiment.json"),
     command="make experiment",

@@ -19,6 +19,7 @@ from replug_client.training.candidates import CandidateOptions
 from replug_client.training.objectives import Aggregation, Denominator, Direction
 from replug_client.training.options import (
     DataOptions,
+    Keep,
     PlaceOptions,
     StepOptions,
     TargetOptions,
@@ -305,6 +306,15 @@ def train(
             rich_help_panel=_TARGET,
         ),
     ] = Denominator.CANDIDATES,
+    index_negatives: Annotated[
+        int,
+        typer.Option(
+            "--index_negatives",
+            min=0,
+            help="Passages drawn from the whole index into the batch's denominator (--train query).",
+            rich_help_panel=_TARGET,
+        ),
+    ] = 0,
     per_gpu_batch_size: Annotated[
         int,
         typer.Option(
@@ -348,6 +358,12 @@ def train(
             "--eval_every", min=0, help="Steps between validations; 0: four in all.", rich_help_panel=_STEPS
         ),
     ] = 0,
+    keep: Annotated[
+        Keep,
+        typer.Option(
+            "--keep", help="The weights that were best in validation, or the last.", rich_help_panel=_STEPS
+        ),
+    ] = Keep.BEST,
     bf16: Annotated[
         bool, typer.Option("--bf16/--no_bf16", help="bfloat16 autocast.", rich_help_panel=_STEPS)
     ] = True,
@@ -407,7 +423,9 @@ def train(
             ),
             place=PlaceOptions(output_dir, cache_dir, resume, overwrite, save_or_load_index),
             candidates=CandidateOptions(n_docs, bm25_docs, random_docs),
-            target=TargetOptions(temperature_score, temperature_gold, gold_entropy, score, kl, denominator),
+            target=TargetOptions(
+                temperature_score, temperature_gold, gold_entropy, score, kl, denominator, index_negatives
+            ),
             steps=StepOptions(
                 train=train_what,
                 batch_size=per_gpu_batch_size,
@@ -419,6 +437,7 @@ def train(
                 accumulation=gradient_accumulation_steps,
                 refresh_every=refresh_every,
                 eval_every=eval_every,
+                keep=keep,
                 dropout=dropout,
                 train_word_embeddings=train_word_embeddings,
                 bf16=bf16,

@@ -27,6 +27,28 @@ class FrozenPassages(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class IndexNegatives:
+    """Passages of the index that join each batch's denominator; where passages are frozen they cost next to nothing.
+
+    Attributes:
+        rows: Corpus rows to draw from.
+        count: How many a batch gets; all of them where there are no more.
+        seed: What is drawn depends on it and on the batch's examples.
+    """
+
+    rows: Rows
+    count: int
+    seed: int
+
+    def draw(self, numbers: Rows) -> Rows:
+        """``(min(count, len(rows)),)`` distinct rows for the batch of these example numbers."""
+        if self.count >= len(self.rows):
+            return self.rows
+        generator = np.random.default_rng([self.seed, *numbers.tolist()])
+        return generator.choice(self.rows, size=self.count, replace=False)
+
+
 @dataclass
 class LSRDataCollator:
     """Turns ``[{"example": 3}, ...]`` into what :class:`~replug_client.training.loss.LSRLoss` takes.
@@ -37,6 +59,7 @@ class LSRDataCollator:
         take: Gives the scored candidates of a batch of example numbers (``CandidateStream.take``).
         passage_texts: Texts of corpus rows; used where passages are encoded in each step.
         frozen: Vectors of corpus rows; where given, passages are not encoded at all.
+        negatives: Passages beside the candidates in P's denominator.
     """
 
     model: SentenceTransformer
@@ -44,6 +67,7 @@ class LSRDataCollator:
     take: Callable[[Rows], ScoredCandidates]
     passage_texts: Callable[[Rows], list[str]] | None = None
     frozen: FrozenPassages | None = None
+    negatives: IndexNegatives | None = None
     valid_label_columns: list[str] = field(default_factory=lambda: ["label"])
 
     def __post_init__(self) -> None:
@@ -54,7 +78,7 @@ class LSRDataCollator:
         """One batch, in the form that sentence-transformers' trainer splits into features and labels."""
         numbers = np.array([feature[EXAMPLE_COLUMN] for feature in features], dtype=np.int64)
         scored = self.take(numbers)
-        passages, labels = label_tensor(scored)
+        passages, labels = label_tensor(scored, self.negatives.draw(numbers) if self.negatives else None)
         batch = self._tokenised("query", [self.examples[number].query for number in numbers])
         if self.frozen is not None:
             batch["passage_sentence_embedding"] = torch.from_numpy(self.frozen.vectors(passages).copy())
@@ -73,14 +97,19 @@ class LSRDataCollator:
         return {f"{name}_{key}": value for key, value in tokens.items() if isinstance(value, Tensor)}
 
 
-def label_tensor(scored: ScoredCandidates) -> tuple[Rows, Tensor]:
+def label_tensor(scored: ScoredCandidates, negatives: Rows | None = None) -> tuple[Rows, Tensor]:
     """The distinct passages of a batch, and the labels that :class:`LSRLoss` describes.
+
+    Args:
+        scored: The batch's candidates.
+        negatives: Further passages of the batch, which are no candidate's column unless they are one.
 
     Returns:
         ``(N,)`` distinct corpus rows in ascending order, and ``(batch, K, 4)`` float64 labels.
     """
     present = scored.rows != NO_PASSAGE
-    passages = np.unique(scored.rows[present])
+    own = scored.rows[present]
+    passages = np.unique(own if negatives is None else np.concatenate([own, negatives]))
     columns = np.where(present, np.searchsorted(passages, scored.rows), -1)
     shape = scored.rows.shape
     labels = np.stack(

@@ -20,6 +20,13 @@ class Train(StrEnum):
     BOTH = "both"  # one encoder for both; candidates are re-encoded in each step (REPLUG)
 
 
+class Keep(StrEnum):
+    """Which weights a run ends with."""
+
+    BEST = "best"  # those that were best on the validation examples
+    LAST = "last"  # the last ones: with few validation examples, the best are the luckiest
+
+
 @dataclass(frozen=True, slots=True)
 class DataOptions:
     """Where passages, their vectors and the documents are, and how examples are cut.
@@ -64,6 +71,7 @@ class TargetOptions:
         score: Aggregation of the continuation's log-probs.
         kl: Direction of the divergence.
         denominator: Which passages share P's mass.
+        index_negatives: Passages drawn from the whole index into the batch's denominator, anew for each batch.
     """
 
     temperature_score: float | None = None
@@ -72,6 +80,7 @@ class TargetOptions:
     score: Aggregation = Aggregation.MEAN
     kl: Direction = Direction.P_Q
     denominator: Denominator = Denominator.CANDIDATES
+    index_negatives: int = 0
 
     def __post_init__(self) -> None:
         for flag, value in (
@@ -82,6 +91,11 @@ class TargetOptions:
                 raise OptionError(
                     f"{flag} {value}: expected a positive number, or nothing to have it calibrated"
                 )
+        if self.index_negatives < 0 or (self.index_negatives and self.denominator is not Denominator.BATCH):
+            raise OptionError(
+                f"--index_negatives {self.index_negatives}: expected 0 or more, and with --denominator batch, "
+                "whose passages they join"
+            )
         if self.denominator is Denominator.BATCH and self.kl is Direction.P_Q:
             raise OptionError(
                 "--denominator batch with --kl p-q: Q is 0 on other queries' passages, so KL(P||Q) is infinite. "
@@ -105,6 +119,7 @@ class StepOptions:
         refresh_every: Optimiser steps between two retrievals with the current retriever (``both``: and
             re-embeddings of the passages); 0 keeps the base's candidates for the whole run.
         eval_every: Optimiser steps between two validations; 0 makes four of them over the run.
+        keep: Which weights the run ends with.
         dropout: Of the encoder while training.
         train_word_embeddings: Whether the input word embeddings are trained.
         bf16: bfloat16 autocast.
@@ -121,6 +136,7 @@ class StepOptions:
     accumulation: int = 1
     refresh_every: int = 100
     eval_every: int = 0
+    keep: Keep = Keep.BEST
     dropout: float = 0.0
     train_word_embeddings: bool = False
     bf16: bool = True
@@ -173,3 +189,10 @@ class TrainOptions:
     retrieved_max_length: int = 128
     separator: str = "\n"
     projection_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.target.index_negatives and self.steps.train is not Train.QUERY:
+            raise OptionError(
+                "--index_negatives needs --train query: passages that are encoded in each step cannot be drawn by the "
+                "thousand"
+            )

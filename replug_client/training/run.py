@@ -24,9 +24,9 @@ from replug_client.supervisor.open import open_supervisor
 from replug_client.training import record
 from replug_client.training.callbacks import CompleteCheckpoints, LogWithAdvice, StepProgress
 from replug_client.training.candidates import Rows
-from replug_client.training.collator import LSRDataCollator
+from replug_client.training.collator import IndexNegatives, LSRDataCollator
 from replug_client.training.loss import LSRLoss, ObjectiveOptions
-from replug_client.training.options import Train, TrainOptions
+from replug_client.training.options import Keep, Train, TrainOptions
 from replug_client.training.prepare import Prepared, prepare
 from replug_client.training.stream import CandidateStream
 from replug_client.training.targets import calibrate
@@ -83,7 +83,9 @@ def train_retriever(options: TrainOptions) -> Path:
             "seconds_retrieving": round(stream.timings.retrieving, 1),
             "seconds_waiting_for_scores": round(stream.timings.waiting_for_scores, 1),
             "steps": trainer.state.global_step,
-            "best_step": _best_step(trainer),
+            "best_step": _best_step(trainer)
+            if options.steps.keep is Keep.BEST
+            else trainer.state.global_step,
             "validation": _history(trainer),
             "log": [entry for entry in trainer.state.log_history if "loss" in entry],
             "scores": asdict(supervisor.stats),
@@ -131,6 +133,9 @@ def build_trainer(
         stream.take,
         passage_texts=None if frozen else prepared.store.texts,
         frozen=prepared.index if frozen else None,
+        negatives=IndexNegatives(prepared.indexed, options.target.index_negatives, steps.seed)
+        if options.target.index_negatives
+        else None,
     )
     evaluator = _evaluator(options, prepared, objective, refresher)
     trainer = LSRTrainer(
@@ -213,6 +218,7 @@ def _arguments(
 ) -> SentenceTransformerTrainingArguments:
     steps = options.steps
     folder = options.place.output_dir
+    best = validates and steps.keep is Keep.BEST
     every = min(total_steps, steps.eval_every or max(1, total_steps // _VALIDATIONS))
     return SentenceTransformerTrainingArguments(
         output_dir=str(folder / "checkpoints"),
@@ -235,9 +241,9 @@ def _arguments(
         save_steps=every,
         # The best, the one being written, and the one before it, should a kill cut the writing short.
         save_total_limit=3,
-        load_best_model_at_end=validates,
-        metric_for_best_model=f"eval_{SELECTION}" if validates else None,
-        greater_is_better=False if validates else None,
+        load_best_model_at_end=best,
+        metric_for_best_model=f"eval_{SELECTION}" if best else None,
+        greater_is_better=False if best else None,
         logging_steps=max(1, min(20, total_steps // 20)),
         logging_first_step=True,
         report_to=[],

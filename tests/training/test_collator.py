@@ -10,7 +10,9 @@ from sentence_transformers import SentenceTransformer
 from replug_client.corpus.records import Example
 from replug_client.retriever.encoder import EncoderOptions, encode_passages, encode_queries, load_encoder
 from replug_client.retriever.index import ArrayIndex
-from replug_client.training.collator import LSRDataCollator, label_tensor
+from replug_client.training.collator import IndexNegatives, LSRDataCollator, label_tensor
+from replug_client.training.loss import LSRLoss, ObjectiveOptions
+from replug_client.training.objectives import Denominator, Direction
 from replug_client.training.stream import ScoredCandidates
 from tests.retriever.tiny import DIMENSION, saved_encoder
 
@@ -99,3 +101,39 @@ def test_passages_are_either_texts_or_vectors(model: SentenceTransformer) -> Non
         LSRDataCollator(model, EXAMPLES, lambda _: SCORED)
     with pytest.raises(ValueError, match="either"):
         LSRDataCollator(model, EXAMPLES, lambda _: SCORED, lambda _: [], ArrayIndex(np.ones((1, 2))))
+
+
+def test_negatives_of_the_index_join_the_passages_and_leave_the_candidates_where_they_are() -> None:
+    plain_passages, plain = label_tensor(SCORED)
+    passages, labels = label_tensor(SCORED, np.array([0, 4, 19]))
+    assert passages.tolist() == [0, 2, 4, 9, 17, 19]
+    assert torch.equal(labels[..., :3], plain[..., :3])
+    own = labels[..., 3].long()
+    assert torch.equal(own == -1, plain[..., 3] == -1)
+    present = own >= 0
+    assert (passages[own[present]] == plain_passages[plain[..., 3].long()[present]]).all()
+
+
+def test_negatives_are_distinct_and_follow_from_the_batch() -> None:
+    negatives = IndexNegatives(np.arange(100, 200), 30, seed=1)
+    drawn = negatives.draw(np.array([3, 1]))
+    assert len(set(drawn.tolist())) == 30
+    assert set(drawn.tolist()) <= set(range(100, 200))
+    assert negatives.draw(np.array([3, 1])).tolist() == drawn.tolist()
+    assert negatives.draw(np.array([3, 2])).tolist() != drawn.tolist()
+    assert IndexNegatives(np.arange(7), 30, seed=1).draw(np.array([0])).tolist() == list(range(7))
+
+
+def test_a_batch_with_negatives_has_their_vectors_and_pushes_them_down(model: SentenceTransformer) -> None:
+    made = collator(model, frozen=True)
+    made.negatives = IndexNegatives(np.arange(20), 20, seed=0)
+    batch = made(FEATURES)
+    vectors = batch["passage_sentence_embedding"]
+    assert vectors.shape == (20, DIMENSION)
+    similarity = torch.zeros(2, 20, dtype=torch.float64, requires_grad=True)
+    options = ObjectiveOptions(0.1, 0.1, kl=Direction.Q_P, denominator=Denominator.BATCH)
+    LSRLoss(model, options).from_similarity(similarity, batch["label"]).backward()
+    assert similarity.grad is not None
+    others = torch.ones(20, dtype=torch.bool)
+    others[[9, 4, 17]] = False
+    assert (similarity.grad[0, others] > 0).all()
