@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 VLLM_VENV := .venv-vllm
 BIN := $(VENV)/bin
-# Test processes; the tests that share the vLLM server run in one of them.
+# Test processes; the tests that share the vLLM server run after the others, in one.
 WORKERS ?= 2
 
 export PYTHON VLLM_VENV
@@ -22,10 +22,11 @@ experiment: $(VENV)/.replug-demo ## The same at full size (up to 90 minutes; goe
 
 test: $(VENV)/.replug-dev ## All tests, the real vLLM server on the CPU included (makes .venv-vllm)
 	server/install_cpu.sh $(VLLM_VENV)
-	REPLUG_REQUIRE_VLLM=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not server" $(PYTEST_ARGS)
+	REPLUG_REQUIRE_VLLM=1 $(BIN)/pytest -m server $(PYTEST_ARGS)
 
 test-fast: $(VENV)/.replug-dev ## The tests that need no server
-	$(BIN)/pytest -n $(WORKERS) --dist loadgroup -m "not server" $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not server" $(PYTEST_ARGS)
 
 lint: $(VENV)/.replug-dev ## ruff and mypy
 	$(BIN)/ruff check .

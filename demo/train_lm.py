@@ -91,7 +91,8 @@ def learning_rate_factor(step: int, options: RecipeOptions) -> float:
 
 def new_model(vocab_size: int, length: int) -> LlamaForCausalLM:
     """A Llama of 4 layers and width 256 with tied embeddings, random weights; twice ``length`` positions."""
-    return LlamaForCausalLM(
+    build: Any = LlamaForCausalLM  # typed in some versions of transformers and not in others
+    model: LlamaForCausalLM = build(
         LlamaConfig(
             vocab_size=vocab_size,
             hidden_size=256,
@@ -106,6 +107,7 @@ def new_model(vocab_size: int, length: int) -> LlamaForCausalLM:
             eos_token_id=1,
         )
     )
+    return model
 
 
 def train(

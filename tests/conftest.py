@@ -14,8 +14,7 @@ SERVER_FIXTURE = "vllm_server"
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever uses the real server is marked so, and stays in one process, so that it starts once."""
+    """Whatever uses the real server is marked so: `make test` runs it in one process, so that it starts once."""
     for item in items:
         if SERVER_FIXTURE in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.server)
-            item.add_marker(pytest.mark.xdist_group("server"))

@@ -38,6 +38,9 @@ _LOG = logging.getLogger(__name__)
 _BATCHES_A_CHUNK = 4
 _ROWS_A_READ = 4096
 
+# numpy's own module is typed in some versions and not in others.
+_npy: Any = np.lib.format
+
 
 @dataclass(frozen=True, slots=True)
 class EmbedOptions:
@@ -172,7 +175,7 @@ def _embed(
     if done is None:
         _begin(store, directory, manifest)
         done = 0
-    vectors = np.lib.format.open_memmap(directory / VECTORS_NAME, mode="r+")
+    vectors = _npy.open_memmap(directory / VECTORS_NAME, mode="r+")
     order = _by_length(store, manifest)
     step = options.batch_size * _BATCHES_A_CHUNK
     began, saved, first = time.monotonic(), time.monotonic(), done
@@ -247,13 +250,13 @@ def _begin(store: PassageStore, directory: Path, manifest: ShardManifest) -> Non
     (directory / MANIFEST_NAME).unlink(missing_ok=True)
     (directory / JOURNAL_NAME).unlink(missing_ok=True)
     header = {
-        "descr": np.lib.format.dtype_to_descr(np.dtype(manifest.dtype)),
+        "descr": _npy.dtype_to_descr(np.dtype(manifest.dtype)),
         "fortran_order": False,
         "shape": manifest.shape,
     }
     try:
         with (directory / VECTORS_NAME).open("wb") as stream:
-            np.lib.format.write_array_header_2_0(stream, header)
+            _npy.write_array_header_2_0(stream, header)
             size = stream.tell() + int(np.prod(manifest.shape)) * np.dtype(manifest.dtype).itemsize
             # A full disk is an error now, not a bus error when a page of the map is written.
             _allocate(stream.fileno(), size)
