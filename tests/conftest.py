@@ -6,6 +6,9 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Two processes with a thread for every core each spend their time waiting for each other.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
