@@ -10,12 +10,19 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 OURS = ("replug_client", "server", "demo", "benchmarks", "tests")
-COMMON = ("replug_client", "replug_client.errors", "replug_client.artefacts", "replug_client.progress")
+COMMON = (
+    "replug_client",
+    "replug_client.errors",
+    "replug_client.artefacts",
+    "replug_client.progress",
+    "replug_client.statistics",
+)
 _STAGES = ("replug_client.retriever", "replug_client.supervisor", "replug_client.corpus")
 
 # What a package may import of ours, besides itself. The longest matching prefix counts.
 ALLOWED: dict[str, tuple[str, ...]] = {
     "replug_client": COMMON,
+    "replug_client.__main__": ("replug_client.cli.app",),
     "replug_client.corpus": COMMON,
     "replug_client.retriever": (*COMMON, "replug_client.corpus"),
     "replug_client.supervisor": (*COMMON, "replug_client.corpus"),
