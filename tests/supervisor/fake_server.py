@@ -133,6 +133,7 @@ def running(server: FakeServer) -> Iterator[FakeServer]:
 class _Handler(BaseHTTPRequestHandler):
     fake: FakeServer
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # a small answer goes out at once
 
     def do_GET(self) -> None:
         if self._refused():

@@ -1,0 +1,141 @@
+"""What can go wrong between a client and a server, one name each, and how an answer is spoiled. Pure functions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from random import Random
+from typing import Any
+
+
+class Fault(StrEnum):
+    """One way in which a request for scores fails, though the next one may not."""
+
+    RESET = "connection reset"
+    HANG_UP = "closed without an answer"
+    STALE = "stale keep-alive"  # an idle connection that the server has given up, found out by using it
+    TIME_OUT = "no answer in time"
+    CUT = "answer cut off"  # fewer bytes than its Content-Length
+    STATUS_500 = "status 500"
+    STATUS_502 = "status 502"
+    STATUS_503 = "status 503"
+    HTML = "HTML page with status 200"
+    TRUNCATED = "truncated JSON"
+    INVALID = "invalid JSON"
+    NULL = "[null] log-probs"
+    NAN = "NaN"
+    LENGTH = "wrong length"
+    IDS = "wrong token ids"
+    ABORT = "aborted request"
+    DRIP = "slow drip"  # late, but whole and right: costs time alone
+
+
+ON_THE_CONNECTION = {
+    Fault.RESET,
+    Fault.HANG_UP,
+    Fault.STALE,
+    Fault.TIME_OUT,
+    Fault.CUT,
+    Fault.DRIP,
+}
+"""Done to the connection; all others replace the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What goes back instead of the server's answer.
+
+    Attributes:
+        status: HTTP status.
+        body: The body; whole.
+        spoiled: Positions of the prompts that get no score from it; the others are answered well.
+    """
+
+    status: int
+    body: bytes
+    spoiled: tuple[int, ...]
+
+
+Victims = Sequence[int]
+_Page = tuple[int, bytes]
+
+_HTML = b"<!DOCTYPE html><html><head><title>Bad Gateway</title></head><body>nginx</body></html>"
+_PAGES: dict[Fault, _Page] = {
+    Fault.STATUS_500: (500, b'{"error": {"message": "EngineCore encountered an issue", "code": 500}}'),
+    Fault.STATUS_502: (502, _HTML),
+    Fault.STATUS_503: (503, b'{"error": {"message": "queue full", "type": "Service Unavailable"}}'),
+    Fault.HTML: (200, _HTML),
+    Fault.INVALID: (200, b'{"choices": [{"index": 0, "prompt_logprobs": [null, {]]}'),
+}
+
+
+def spoil(fault: Fault, body: bytes, num_prompts: int, victims: Victims, random: Random) -> Reply | None:
+    """Replace the server's answer.
+
+    Args:
+        fault: One that is not ``ON_THE_CONNECTION``.
+        body: The server's answer, in vLLM's ``prompt_logprobs`` form.
+        num_prompts: How many prompts were asked.
+        victims: Prompts of which one is hit, where a fault hits one prompt and not the whole answer.
+        random: Chooses among them.
+
+    Returns:
+        What goes back, or None where the answer has nothing that this fault could spoil (an error, say).
+    """
+    everyone = tuple(range(num_prompts))
+    if fault in _PAGES:
+        return Reply(*_PAGES[fault], everyone)
+    if fault is Fault.TRUNCATED:
+        return Reply(200, body[: random.randrange(1, len(body))], everyone)
+    answer = _completion(body)
+    if answer is None:
+        return None
+    choices = {choice["index"]: choice for choice in answer["choices"]}
+    if fault is Fault.NULL:  # what a runner that never fills prompt log-probs says, of every prompt
+        for choice in choices.values():
+            choice["prompt_logprobs"] = [None]
+        return Reply(200, json.dumps(answer).encode(), everyone)
+    victim = random.choice(list(victims))
+    _IN_A_CHOICE[fault](choices[victim])
+    return Reply(200, json.dumps(answer).encode(), (victim,))
+
+
+def _completion(body: bytes) -> dict[str, Any] | None:
+    """The answer, where it holds prompt log-probs."""
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        return None
+    choices = answer.get("choices") if isinstance(answer, dict) else None
+    if not choices or not all(isinstance(choice.get("prompt_logprobs"), list) for choice in choices):
+        return None
+    return dict(answer)
+
+
+def _nan(choice: dict[str, Any]) -> None:
+    for entry in choice["prompt_logprobs"][-1].values():
+        entry["logprob"] = float("nan")
+
+
+def _shorten(choice: dict[str, Any]) -> None:
+    del choice["prompt_logprobs"][-1]
+
+
+def _other_ids(choice: dict[str, Any]) -> None:
+    """Of the last token: it is scored, however short the continuation."""
+    last = choice["prompt_logprobs"][-1]
+    choice["prompt_logprobs"][-1] = {str(int(token) + 1): entry for token, entry in last.items()}
+
+
+def _abort(choice: dict[str, Any]) -> None:
+    choice["finish_reason"] = "abort"
+
+
+_IN_A_CHOICE: dict[Fault, Callable[[dict[str, Any]], None]] = {
+    Fault.NAN: _nan,
+    Fault.LENGTH: _shorten,
+    Fault.IDS: _other_ids,
+    Fault.ABORT: _abort,
+}
