@@ -51,6 +51,15 @@ class SupervisorRequestError(SupervisorError):
     """The server refused the request (4xx); sending it again would be refused again."""
 
 
+class UnreadableAnswerError(SupervisorError):
+    """The server answered 200, but the body is no JSON: cut off on its way, or a page of some proxy.
+
+    It may be whole next time; the server is there, so it is no outage.
+    """
+
+    retryable: ClassVar[bool] = True
+
+
 class WrongAnswerError(SupervisorError):
     """The server answered 200, but not with the log-probs that were asked for."""
 

@@ -14,7 +14,14 @@ import numpy as np
 import openai
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
 
-from replug_client.errors import OptionError, SupervisorError, SupervisorUnavailableError, WrongAnswerError
+from replug_client.errors import (
+    OptionError,
+    SupervisorError,
+    SupervisorRequestError,
+    SupervisorUnavailableError,
+    UnreadableAnswerError,
+    WrongAnswerError,
+)
 from replug_client.supervisor.canary import CANARY, fingerprint_of
 from replug_client.supervisor.checks import check_lengths
 from replug_client.supervisor.endpoint import Endpoint, PromptRefusedError, ServedModel
@@ -74,7 +81,7 @@ class _Request:
     def payload(self, wanted: Sequence[int]) -> dict[str, Any]:
         return self.wire_format.build(self.model, [self.prompts[i] for i in wanted])
 
-    def read(self, answer: Any, wanted: Sequence[int]) -> None:
+    def read(self, answer: bytes, wanted: Sequence[int]) -> None:
         """Take in an answer and hand out its scores; a prompt that the server gave up on is raised."""
         parsed = self.wire_format.parse(answer, [self.prompts[i] for i in wanted])
         self.results.update(zip(wanted, parsed, strict=True))
@@ -188,7 +195,8 @@ class RemoteSupervisor:
         for wire_format in formats:
             try:
                 canary = await self._probe(served.name, wire_format)
-            except (WrongAnswerError, PromptRefusedError) as error:
+            except (WrongAnswerError, UnreadableAnswerError, SupervisorRequestError) as error:
+                # 400, 403, 404: not here, or not for us. The list of models was given, so it is not the key.
                 reasons.append(f"{wire_format.name}: {error}")
                 _log.debug("format %s does not work: %s", wire_format.name, error)
                 continue
@@ -214,7 +222,9 @@ class RemoteSupervisor:
         """The canary's score, asked for alone; then again beside its own first part, which must agree."""
         part = Prompt(CANARY.ids[:-8], CANARY.num_continuation - 8, "the first part of the canary prompt")
         (alone,) = _all_scores(await self._ask_all(_Request(model, wire_format, [CANARY])))
-        first, again = _all_scores(await self._ask_all(_Request(model, wire_format, [part, CANARY])))
+        together = [[part, CANARY]] if wire_format.max_prompts != 1 else [[part], [CANARY]]
+        parts = [await self._ask_all(_Request(model, wire_format, prompts)) for prompts in together]
+        first, again = _all_scores([result for results in parts for result in results])
         difference = max(
             np.abs(first.token_log_probs - alone.token_log_probs[:-8]).max(),
             np.abs(again.token_log_probs - alone.token_log_probs).max(),
@@ -229,7 +239,8 @@ class RemoteSupervisor:
     async def _run(self, prompts: Sequence[Prompt], on_scores: OnScores | None) -> list[Score]:
         options = self._options
         lengths = [len(prompt.ids) for prompt in prompts]
-        chunks = list(batches(lengths, options.tokens_per_request, options.prompts_per_request))
+        most = min(options.prompts_per_request, self._format.max_prompts or options.prompts_per_request)
+        chunks = list(batches(lengths, options.tokens_per_request, most))
         requests = [
             _Request(self._served.name, self._format, [prompts[i] for i in chunk], chunk, on_scores)
             for chunk in chunks
@@ -260,7 +271,9 @@ class RemoteSupervisor:
                     missing = request.unsettled(wanted)
                     payload = request.payload(missing)
                     async with self._slots:
-                        answer = await self._endpoint.post(request.wire_format.path, payload)
+                        answer = await self._endpoint.post(
+                            request.wire_format.path, payload, beside_v1=request.wire_format.beside_v1
+                        )
                     request.read(answer, missing)
         except WrongAnswerError as error:  # the answer as a whole; other requests go on
             request.results.update(dict.fromkeys(request.unsettled(wanted), error))

@@ -75,6 +75,7 @@ class Endpoint:
     def __init__(self, client: openai.AsyncOpenAI) -> None:
         self._client = client.with_options(max_retries=0)
         self.base_url = str(client.base_url).rstrip("/")
+        self._root = self.base_url.removesuffix("/v1")
 
     async def served_model(self, model: str) -> ServedModel:
         """Find ``model`` among what is served, by id, by root, or by being the same folder.
@@ -107,29 +108,34 @@ class Endpoint:
 
     async def get(self, path: str) -> Any:
         """GET a path below the base URL; the JSON of the answer."""
-        return await self._ask(path, None)
+        url = self.base_url + path
+        content = await self._ask(url, None)
+        try:
+            return json.loads(content)
+        except ValueError as error:
+            beginning = content[:80].decode("utf-8", "replace")
+            raise SupervisorUnavailableError(f"{url}: an answer, but no JSON: {beginning!r}") from error
 
-    async def post(self, path: str, payload: dict[str, Any]) -> Any:
-        """POST a JSON payload below the base URL; the JSON of the answer.
+    async def post(self, path: str, payload: dict[str, Any], *, beside_v1: bool = False) -> bytes:
+        """POST a JSON payload below the base URL, or below the server's root; the body of the answer.
 
         Raises:
             SupervisorUnavailableError: no answer, a broken one, 5xx or 429; may work later.
             PromptRefusedError: 400, 413, 422.
             SupervisorRequestError: any other refusal.
         """
-        return await self._ask(path, payload)
+        return await self._ask((self._root if beside_v1 else self.base_url) + path, payload)
 
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()
 
-    async def _ask(self, path: str, payload: dict[str, Any] | None) -> Any:
-        url = self.base_url + path
+    async def _ask(self, url: str, payload: dict[str, Any] | None) -> bytes:
         try:
             if payload is None:
-                response = await self._client.get(path, cast_to=httpx2.Response)
+                response = await self._client.get(url, cast_to=httpx2.Response)
             else:
-                response = await self._client.post(path, cast_to=httpx2.Response, body=payload)
+                response = await self._client.post(url, cast_to=httpx2.Response, body=payload)
         except openai.APIStatusError as error:
             raise _status_error(url, error.response) from error
         except openai.APITimeoutError as error:
@@ -142,13 +148,7 @@ class Endpoint:
                 f"{url}: no connection ({type(cause).__name__}: {cause}). Is the server running there?"
                 " Start one with: python -m vllm.entrypoints.openai.api_server --model NAME_OR_FOLDER"
             ) from error
-        try:
-            return json.loads(response.content)
-        except ValueError as error:
-            beginning = response.content[:80].decode("utf-8", "replace")
-            raise SupervisorUnavailableError(
-                f"{url}: status {response.status_code}, but no JSON: {beginning!r}"
-            ) from error
+        return response.content
 
 
 def _status_error(url: str, response: httpx2.Response) -> SupervisorRequestError | SupervisorUnavailableError:

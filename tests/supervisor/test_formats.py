@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from replug_client.errors import SupervisorUnavailableError, WrongAnswerError
-from replug_client.supervisor.formats import FORMATS, build_echo, build_vllm, parse_echo, parse_vllm
+from replug_client.errors import SupervisorUnavailableError, UnreadableAnswerError, WrongAnswerError
+from replug_client.supervisor.formats import FORMATS, WireFormat
+from replug_client.supervisor.formats.completions import build_echo, build_vllm, parse_echo, parse_vllm
 from replug_client.supervisor.protocol import Prompt, Score
 
+Parse = Callable[..., Any]
 PROMPTS = [Prompt((0, 11, 12, 13), 2, "pair A"), Prompt((0, 11, 11), 1, "pair B")]
 
 VLLM: dict[str, Any] = {
@@ -76,6 +79,10 @@ ECHO: dict[str, Any] = {
 }
 
 
+def body(answer: object) -> bytes:
+    return json.dumps(answer).encode()
+
+
 def test_the_payloads_are_those_of_the_api() -> None:
     shared = {"model": "m", "prompt": [[0, 11, 12, 13], [0, 11, 11]], "max_tokens": 1, "temperature": 0}
     assert build_vllm("m", PROMPTS) == {**shared, "prompt_logprobs": 0}
@@ -89,9 +96,9 @@ def test_the_payloads_are_those_of_the_api() -> None:
 
 @pytest.mark.parametrize(("parse", "answer"), [(parse_vllm, VLLM), (parse_echo, ECHO)])
 def test_the_continuations_log_probs_are_read_in_the_prompts_order(
-    parse: Callable[..., Any], answer: dict[str, Any]
+    parse: Parse, answer: dict[str, Any]
 ) -> None:
-    first, second = parse(answer, PROMPTS)
+    first, second = parse(body(answer), PROMPTS)
     assert first.token_log_probs.tolist() == [-1.5, -2.0]
     assert second.token_log_probs.tolist() == [-0.25]
 
@@ -102,7 +109,7 @@ def test_a_server_that_hides_the_generated_token_or_the_ids_is_read_too() -> Non
     block["token_logprobs"].pop()
     block["tokens"] = ["<s>", "a", "b", "c"]
     del answer["usage"]
-    first, _ = parse_echo(answer, PROMPTS)
+    first, _ = parse_echo(body(answer), PROMPTS)
     assert isinstance(first, Score)
     assert first.token_log_probs.tolist() == [-1.5, -2.0]
 
@@ -153,23 +160,21 @@ CASES = [(parse_vllm, VLLM, change) for change in ROWS.values()] + [
 
 @pytest.mark.parametrize(("parse", "answer", "change"), CASES, ids=[*ROWS, *ECHOES])
 def test_a_wrong_answer_names_its_pair_and_leaves_its_neighbour(
-    parse: Callable[..., Any], answer: dict[str, Any], change: Change
+    parse: Parse, answer: dict[str, Any], change: Change
 ) -> None:
     answer = copy.deepcopy(answer)
     change(choice(answer, 0))
-    first, second = parse(answer, PROMPTS)
+    first, second = parse(body(answer), PROMPTS)
     assert isinstance(first, WrongAnswerError)
     assert "pair A" in str(first)
     assert isinstance(second, Score)
 
 
 @pytest.mark.parametrize(("parse", "answer"), [(parse_vllm, VLLM), (parse_echo, ECHO)])
-def test_what_the_server_gave_up_on_may_be_asked_again(
-    parse: Callable[..., Any], answer: dict[str, Any]
-) -> None:
+def test_what_the_server_gave_up_on_may_be_asked_again(parse: Parse, answer: dict[str, Any]) -> None:
     answer = copy.deepcopy(answer)
     choice(answer, 1)["finish_reason"] = "abort"
-    first, second = parse(answer, PROMPTS)
+    first, second = parse(body(answer), PROMPTS)
     assert isinstance(first, Score)
     assert isinstance(second, SupervisorUnavailableError)
     assert "pair B" in str(second)
@@ -189,19 +194,29 @@ WHOLE: dict[str, Change] = {
 @pytest.mark.parametrize("change", WHOLE.values(), ids=WHOLE)
 @pytest.mark.parametrize(("parse", "answer"), [(parse_vllm, VLLM), (parse_echo, ECHO)])
 def test_an_answer_that_is_wrong_as_a_whole_says_which_request_it_was(
-    parse: Callable[..., Any], answer: dict[str, Any], change: Change
+    parse: Parse, answer: dict[str, Any], change: Change
 ) -> None:
     answer = copy.deepcopy(answer)
     change(answer)
     with pytest.raises(WrongAnswerError, match="2 prompts that begins with pair A"):
-        parse(answer, PROMPTS)
+        parse(body(answer), PROMPTS)
 
 
 @pytest.mark.parametrize("answer", [None, [], "html", 3, {}])
 @pytest.mark.parametrize("wire_format", FORMATS, ids=lambda f: f.name)
-def test_what_is_no_answer_at_all_is_an_error(wire_format: Any, answer: object) -> None:
+def test_what_is_no_answer_at_all_is_an_error(wire_format: WireFormat, answer: object) -> None:
     with pytest.raises(WrongAnswerError):
-        wire_format.parse(answer, PROMPTS)
+        wire_format.parse(body(answer), PROMPTS)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"<html>502</html>", b'{"choices": [{"ind', b"\xff\xfe", b"[" * 100_000]
+)
+@pytest.mark.parametrize("wire_format", FORMATS, ids=lambda f: f.name)
+def test_a_body_that_is_no_json_may_be_asked_for_again(wire_format: WireFormat, content: bytes) -> None:
+    with pytest.raises(UnreadableAnswerError, match=f"{len(content)} bytes") as caught:
+        wire_format.parse(content, PROMPTS)
+    assert caught.value.retryable
 
 
 def test_token_text_is_never_used_to_check_ids() -> None:
@@ -209,6 +224,6 @@ def test_token_text_is_never_used_to_check_ids() -> None:
     answer = copy.deepcopy(ECHO)
     for block in (c["logprobs"] for c in answer["choices"]):
         block["tokens"] = ["same"] * len(block["tokens"])
-    first, second = parse_echo(answer, PROMPTS)
+    first, second = parse_echo(body(answer), PROMPTS)
     assert isinstance(first, Score)
     assert isinstance(second, Score)
