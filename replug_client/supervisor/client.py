@@ -275,6 +275,8 @@ class RemoteSupervisor:
                             request.wire_format.path, payload, beside_v1=request.wire_format.beside_v1
                         )
                     request.read(answer, missing)
+        except UnreadableAnswerError as error:
+            raise UnreadableAnswerError(f"{self._endpoint.base_url}: {error}") from error
         except WrongAnswerError as error:  # the answer as a whole; other requests go on
             request.results.update(dict.fromkeys(request.unsettled(wanted), error))
         except PromptRefusedError as error:
