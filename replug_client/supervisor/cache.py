@@ -1,4 +1,10 @@
-"""Scores on disk: SQLite, content-addressed, one row a prompt (design decision 3)."""
+"""Scores on disk: SQLite, content-addressed, one row a prompt (design decision 3).
+
+The table has row ids and an index on the key, so scores are appended in the order in which they come, and only
+the small index is written at random places. A table without row ids writes twice as many bytes a score, each
+into a random page of the whole file. Files that earlier versions made have one; they are read and written with
+the same statements. Memory maps would make look-ups faster, but turn a disk error into the process's death.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +21,7 @@ from typing import TypeVar
 import numpy as np
 
 from replug_client.errors import ArtefactError
+from replug_client.supervisor.canary import Identity, difference
 from replug_client.supervisor.protocol import Prompt, Score
 
 _log = logging.getLogger(__name__)
@@ -22,7 +29,16 @@ _log = logging.getLogger(__name__)
 _FORMAT = 1
 _BUSY_MS = 60_000
 _KEYS_PER_QUERY = 500  # SQLite's oldest limit on the parameters of a statement is 999
-_TABLE = "CREATE TABLE IF NOT EXISTS scores (key BLOB PRIMARY KEY, value BLOB) WITHOUT ROWID"
+_PRAGMAS = (
+    "journal_mode=WAL",
+    "synchronous=NORMAL",
+    "cache_size=-65536",  # KiB: holds the upper levels of the index at tens of millions of scores
+    "wal_autocheckpoint=4000",  # pages: an index page that changed many times is moved to the file once
+)
+_TABLES = (
+    "CREATE TABLE IF NOT EXISTS scores (key BLOB PRIMARY KEY, value BLOB)",
+    "CREATE TABLE IF NOT EXISTS supervisors (fingerprint TEXT PRIMARY KEY, identity TEXT, canary BLOB)",
+)
 _FLOAT = np.dtype("<f4")
 _T = TypeVar("_T")
 
@@ -60,7 +76,24 @@ class ScoreCache:
         """
         self.path = path
         self._lock = threading.RLock()
+        self._file: tuple[int, int] | None = None
+        self._recognised: list[tuple[str, Identity]] = []
         self._connection = self._open()
+
+    def recognise(self, identity: Identity) -> str:
+        """The fingerprint under which this supervisor's scores are kept; of 64 characters.
+
+        It is that of the known supervisor with equal parts whose canary is nearest, if no further than
+        noise moves it; else a new one. Canaries are held against the first that was seen of a supervisor,
+        so that small steps do not add up. In a file of before there was such a list, the fingerprint is the
+        one that was used then.
+
+        Raises:
+            ScoreCacheError: the cache cannot be read or written.
+        """
+        fingerprint = self._attempt("write", lambda connection: _recognise(connection, identity))
+        self._recognised.append((fingerprint, identity))
+        return fingerprint
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, Score]:
         """The scores that are there, by key."""
@@ -97,10 +130,15 @@ class ScoreCache:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                return _connect(str(self.path))
+                connection = _connect(str(self.path))
             except _DamagedError as error:
                 self._set_aside(str(error))
-                return _connect(str(self.path))
+                connection = _connect(str(self.path))
+            self._file = _inode(self.path)
+            with connection:  # a new file in place of a damaged one goes on with the same fingerprints
+                for fingerprint, identity in self._recognised:
+                    _insert_supervisor(connection, fingerprint, identity)
+            return connection
         except (OSError, sqlite3.Error, _DamagedError) as error:
             raise ScoreCacheError(
                 f"score cache {self.path}: cannot be opened ({error}). Choose another place with --cache_dir."
@@ -128,6 +166,9 @@ class ScoreCache:
     def _set_aside(self, reason: str) -> None:
         if self.path is None:
             raise ScoreCacheError(f"the score cache in memory is damaged ({reason})")
+        if self._file is not None and self._file != _inode(self.path):
+            return  # another process has moved it aside already, and begun a new one
+        self._file = None
         aside = self.path.with_name(f"{self.path.name}.damaged-{time.time_ns()}")
         self.path.rename(aside)
         for suffix in ("-wal", "-shm"):
@@ -145,17 +186,17 @@ def _connect(path: str) -> sqlite3.Connection:
     """
     connection = sqlite3.connect(path, timeout=_BUSY_MS / 1000, check_same_thread=False)
     try:
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
+        for pragma in _PRAGMAS:
+            connection.execute(f"PRAGMA {pragma}")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version not in (0, _FORMAT):
             raise _DamagedError(f"format {version}, expected {_FORMAT}")
         with connection:
-            connection.execute(
-                "CREATE TABLE IF NOT EXISTS scores (key BLOB PRIMARY KEY, value BLOB) WITHOUT ROWID"
-            )
+            for table in _TABLES:
+                connection.execute(table)
             connection.execute(f"PRAGMA user_version={_FORMAT}")
         connection.execute("SELECT key, value FROM scores LIMIT 1").fetchone()
+        connection.execute("SELECT fingerprint, identity, canary FROM supervisors LIMIT 1").fetchone()
     except sqlite3.OperationalError:
         connection.close()
         raise
@@ -163,6 +204,41 @@ def _connect(path: str) -> sqlite3.Connection:
         connection.close()
         raise _DamagedError(str(error)) from error
     return connection
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _recognise(connection: sqlite3.Connection, identity: Identity) -> str:
+    connection.execute("BEGIN IMMEDIATE")  # of two processes that meet a supervisor, one names it
+    with connection:
+        known = connection.execute(
+            "SELECT fingerprint, canary FROM supervisors WHERE identity = ?", (identity.key,)
+        ).fetchall()
+        near = []
+        for fingerprint, value in known:
+            canary = _unpack(identity.key.encode(), value)
+            if canary is None or canary.num_tokens != identity.canary.num_tokens:
+                continue
+            apart = difference(canary, identity.canary)
+            if apart.is_noise:
+                near.append((apart.mean, str(fingerprint)))
+        if near:
+            return min(near)[1]
+        _insert_supervisor(connection, identity.fingerprint, identity)
+        return identity.fingerprint
+
+
+def _insert_supervisor(connection: sqlite3.Connection, fingerprint: str, identity: Identity) -> None:
+    canary = _pack(identity.key.encode(), identity.canary)
+    connection.execute(
+        "INSERT OR IGNORE INTO supervisors VALUES (?, ?, ?)", (fingerprint, identity.key, canary)
+    )
 
 
 def _select(connection: sqlite3.Connection, keys: Sequence[bytes]) -> list[tuple[bytes, object]]:

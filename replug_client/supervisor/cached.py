@@ -11,7 +11,13 @@ from dataclasses import dataclass, replace
 from replug_client.errors import SupervisorError
 from replug_client.supervisor.cache import ScoreCache, cache_key
 from replug_client.supervisor.checks import check_lengths
-from replug_client.supervisor.protocol import OnScores, Prompt, Score, StreamingSupervisor
+from replug_client.supervisor.protocol import (
+    OnScores,
+    Prompt,
+    RecognisableSupervisor,
+    Score,
+    StreamingSupervisor,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +73,23 @@ class CachedSupervisor:
 
     Prompts asked for by several submissions at once are sent once. Where the submission that sent them
     fails, the others ask again for what they still miss, so one caller's bad prompt is not another's.
-    Closing closes the supervisor and the cache.
+    Closing closes the supervisor and the cache. Scores are kept under the fingerprint by which the cache
+    knows the supervisor (``ScoreCache.recognise``); one that shows no canary is known by its own.
     """
 
     def __init__(self, supervisor: StreamingSupervisor, cache: ScoreCache) -> None:
+        """``supervisor`` may be a ``RecognisableSupervisor``.
+
+        Raises:
+            ScoreCacheError: the cache cannot be read or written.
+        """
         self._supervisor = supervisor
         self._cache = cache
+        self._fingerprint = (
+            cache.recognise(supervisor.identity)
+            if isinstance(supervisor, RecognisableSupervisor)
+            else supervisor.fingerprint
+        )
         self._lock = threading.Lock()
         self._under_way: dict[bytes, list[_Submission]] = {}
         self._stats = CacheStats()
@@ -84,8 +101,8 @@ class CachedSupervisor:
 
     @property
     def fingerprint(self) -> str:
-        """The wrapped supervisor's fingerprint; part of every key."""
-        return self._supervisor.fingerprint
+        """That under which the cache knows the wrapped supervisor; part of every key."""
+        return self._fingerprint
 
     @property
     def max_prompt_tokens(self) -> int:

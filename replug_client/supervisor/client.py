@@ -22,7 +22,7 @@ from replug_client.errors import (
     UnreadableAnswerError,
     WrongAnswerError,
 )
-from replug_client.supervisor.canary import CANARY, fingerprint_of
+from replug_client.supervisor.canary import CANARY, Identity
 from replug_client.supervisor.checks import check_lengths
 from replug_client.supervisor.endpoint import Endpoint, PromptRefusedError, ServedModel
 from replug_client.supervisor.formats import FORMATS, Parsed, WireFormat
@@ -133,9 +133,8 @@ class RemoteSupervisor:
         self.max_prompt_tokens = _UNKNOWN_LENGTH if length is None else length - 1
         self.name = self._served.name
         # Which format was used is not in it: all give the same numbers.
-        self.fingerprint = fingerprint_of(
-            {"kind": "server", "model": self._served.root or self._served.name}, canary
-        )
+        self.identity = Identity({"kind": "server", "model": self._served.root or self._served.name}, canary)
+        self.fingerprint = self.identity.fingerprint
 
     @property
     def format(self) -> str:

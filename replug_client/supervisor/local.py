@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 
 from replug_client.errors import OptionError, SupervisorError, WrongAnswerError
-from replug_client.supervisor.canary import CANARY, fingerprint_of
+from replug_client.supervisor.canary import CANARY, Identity
 from replug_client.supervisor.checks import check_lengths
 from replug_client.supervisor.prefixes import Group, batches, group_by_prefix, waves
 from replug_client.supervisor.protocol import OnScores, Prompt, Score
@@ -74,7 +74,8 @@ class LocalSupervisor:
         self._closed = threading.Event()
         self._shares = False
         canary = self.score([CANARY])[0]
-        self.fingerprint = fingerprint_of({"kind": "local", "weights": _weights_sha256(model)}, canary)
+        self.identity = Identity({"kind": "local", "weights": _weights_sha256(model)}, canary)
+        self.fingerprint = self.identity.fingerprint
         self._shares = self._options.share_prefixes and self._sharing_is_exact(canary)
 
     @classmethod

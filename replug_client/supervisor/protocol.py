@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from replug_client.supervisor.canary import Identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,4 +103,14 @@ class StreamingSupervisor(Supervisor, Protocol):
 
         It is called before the future ends, also where the future ends in an exception.
         """
+        ...
+
+
+@runtime_checkable
+class RecognisableSupervisor(Protocol):
+    """A supervisor that a score cache can tell from others, though noise moves its scores a little."""
+
+    @property
+    def identity(self) -> Identity:
+        """What it says it is, and what it answers to the canary prompt."""
         ...

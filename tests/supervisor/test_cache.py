@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from replug_client.supervisor.cache import ScoreCache, ScoreCacheError, cache_key
+from replug_client.supervisor.canary import Identity
 from replug_client.supervisor.protocol import Prompt, Score
 
 
@@ -96,6 +97,7 @@ _WRITER = """
 import sys
 from pathlib import Path
 import numpy as np
+from replug_client.supervisor.canary import Identity
 from replug_client.supervisor.cache import ScoreCache, cache_key
 from replug_client.supervisor.protocol import Prompt, Score
 path, start, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
@@ -219,3 +221,88 @@ def test_a_closed_cache_says_so(path: Path) -> None:
     cache.close()
     with pytest.raises(ScoreCacheError, match="closed"):
         cache.get([key(1)])
+
+
+def identity(shift: float = 0.0, spike: float = 0.0, model: str = "m") -> Identity:
+    """A supervisor whose canary is off by ``shift`` everywhere, and by ``spike`` at one token."""
+    values = np.linspace(-8, -0.5, 32, dtype=np.float32) + np.float32(shift)
+    values[7] -= spike
+    return Identity({"kind": "server", "model": model}, Score(values))
+
+
+def test_noise_does_not_make_another_supervisor(path: Path) -> None:
+    cache = ScoreCache(path)
+    first = cache.recognise(identity())
+    cache.close()
+    again = ScoreCache(path)
+    assert [again.recognise(identity(shift)) for shift in (0.0, 1e-5, -0.02, 0.029)] == [first] * 4
+    assert again.recognise(identity(spike=0.14)) == first
+    again.close()
+
+
+@pytest.mark.parametrize(
+    "other", [identity(0.031), identity(-0.2), identity(spike=0.16), identity(model="n")]
+)
+def test_another_model_is_another_supervisor(path: Path, other: Identity) -> None:
+    cache = ScoreCache(path)
+    assert cache.recognise(identity()) != cache.recognise(other) == cache.recognise(other)
+    cache.close()
+
+
+def test_small_steps_do_not_add_up() -> None:
+    cache = ScoreCache(None)
+    found = [cache.recognise(identity(0.02 * step)) for step in range(4)]
+    assert found[0] == found[1] != found[2] == found[3]
+    cache.close()
+
+
+# What version 1 of this file wrote: a table without row ids, and a fingerprint of the rounded canary.
+_OLD_TABLE = "CREATE TABLE scores (key BLOB PRIMARY KEY, value BLOB) WITHOUT ROWID"
+_OLD_FINGERPRINT = "6417de467adf8c694d27225930077463c0041ca228c7b8194de3ad086c5bc9e0"
+
+
+def test_scores_of_an_older_file_are_found_and_added_to(path: Path) -> None:
+    cache = ScoreCache(path)
+    prompt = Prompt((1, 2, 3), 1)
+    cache.put([(cache_key(_OLD_FINGERPRINT, prompt), score(-1.5))])
+    rows = cache._connection.execute("SELECT key, value FROM scores").fetchall()
+    cache.close()
+    path.unlink()
+    with sqlite3.connect(path) as connection:
+        connection.execute(_OLD_TABLE)
+        connection.executemany("INSERT INTO scores VALUES (?, ?)", rows)
+        connection.execute("PRAGMA user_version=1")
+    connection.close()
+    old = ScoreCache(path)
+    fingerprint = old.recognise(identity())
+    assert fingerprint == _OLD_FINGERPRINT
+    assert old.get([cache_key(fingerprint, prompt)]).popitem()[1].log_likelihood == -1.5
+    old.put([(key(5), score(-2.0))])
+    assert len(old) == 2
+    old.close()
+    assert not list(path.parent.glob("*.damaged-*"))
+
+
+def test_a_supervisor_keeps_its_fingerprint_when_the_file_is_set_aside(path: Path) -> None:
+    cache = ScoreCache(path)
+    fingerprint = cache.recognise(identity())
+    cache.close()
+    cache = ScoreCache(path)
+    assert cache.recognise(identity(0.02)) == fingerprint
+    cache._set_aside("for the test")
+    cache._connection.close()
+    cache._connection = cache._open()
+    assert cache.recognise(identity(0.02)) == fingerprint
+    cache.close()
+
+
+def test_a_file_that_another_process_has_replaced_is_not_moved_aside(path: Path) -> None:
+    one, two = ScoreCache(path), ScoreCache(path)
+    one._set_aside("found first")
+    fresh = ScoreCache(path)
+    fresh.put([(key(1), score(-1.0))])
+    two._set_aside("found second, of the same old file")
+    assert len(list(path.parent.glob("*.damaged-*"))) == 1
+    assert len(fresh) == 1
+    for cache in (one, two, fresh):
+        cache.close()

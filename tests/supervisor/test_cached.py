@@ -11,6 +11,7 @@ import pytest
 from replug_client.errors import SupervisorRequestError, SupervisorUnavailableError
 from replug_client.supervisor.cache import ScoreCache
 from replug_client.supervisor.cached import CachedSupervisor, CacheStats
+from replug_client.supervisor.canary import Identity
 from replug_client.supervisor.fake import FakeSupervisor
 from replug_client.supervisor.protocol import OnScores, Prompt, Score
 from tests.supervisor.contract import random_prompts
@@ -76,6 +77,23 @@ def test_another_supervisor_does_not_get_these_scores(cache: ScoreCache) -> None
     asked = random_prompts(3)
     CachedSupervisor(FakeSupervisor(name="one"), cache).score(asked)
     other = FakeSupervisor(name="other")
+    CachedSupervisor(other, cache).score(asked)
+    assert other.asked == asked
+
+
+def test_scores_are_found_again_though_noise_moved_the_canary(cache: ScoreCache) -> None:
+    def shown(shift: float) -> FakeSupervisor:
+        fake = FakeSupervisor(name=f"shifted by {shift}")
+        fake.identity = Identity({"kind": "fake"}, Score(np.full(32, shift - 2.004, dtype=np.float32)))  # type: ignore[attr-defined]
+        return fake
+
+    asked = random_prompts(3)
+    first = CachedSupervisor(shown(0.0), cache)
+    first.score(asked)
+    noisy, other = shown(0.01), shown(0.1)
+    assert CachedSupervisor(noisy, cache).fingerprint == first.fingerprint
+    CachedSupervisor(noisy, cache).score(asked)
+    assert noisy.asked == []
     CachedSupervisor(other, cache).score(asked)
     assert other.asked == asked
 
