@@ -1,0 +1,157 @@
+"""A server of fixed latency and parallelism, in a process of its own: answers as vLLM does, and computes nothing.
+
+python -m benchmarks._stand_in PORT SECONDS PARALLEL
+
+It has PARALLEL places; a prompt keeps one for SECONDS, so that PARALLEL / SECONDS prompts a second is the most
+it can do. What does not get a place waits in a queue, as in vLLM.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from heapq import heapify, heapreplace
+from itertools import accumulate
+
+MODEL = "stand-in"
+MAX_MODEL_LEN = 4096
+_START_SECONDS = 30.0
+_METRICS = (
+    'vllm:num_requests_running{{model_name="{name}"}} {running}\n'
+    'vllm:num_requests_waiting{{model_name="{name}"}} {waiting}\n'
+)
+
+
+class Places:
+    """When each prompt will be done: times are planned, so that late timers do not add up."""
+
+    def __init__(self, seconds: float, parallel: int) -> None:
+        self._seconds = seconds
+        self._free = [0.0] * parallel
+        self._ends: list[float] = []
+        heapify(self._free)
+
+    def take(self, count: int) -> float:
+        """Seconds until ``count`` prompts that came just now are all done."""
+        now = time.monotonic()
+        end = now
+        for _ in range(count):
+            end = max(now, self._free[0]) + self._seconds
+            heapreplace(self._free, end)
+            self._ends.append(end)
+        return end - now
+
+    def load(self) -> tuple[int, int]:
+        """Prompts that have a place, and prompts that wait for one."""
+        now = time.monotonic()
+        self._ends = [end for end in self._ends if end > now]
+        running = sum(end > now for end in self._free)
+        return running, max(0, len(self._ends) - running)
+
+
+class StandIn:
+    """The routes of vLLM that a client asks for scores."""
+
+    def __init__(self, seconds: float, parallel: int) -> None:
+        self._places = Places(seconds, parallel)
+
+    async def answer(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
+        """Status and body of one request."""
+        if path == "/v1/models":
+            entry = {"id": MODEL, "root": MODEL, "max_model_len": MAX_MODEL_LEN}
+            return 200, json.dumps({"data": [entry]}).encode()
+        if path == "/metrics":
+            running, waiting = self._places.load()
+            return 200, _METRICS.format(name=MODEL, running=running, waiting=waiting).encode()
+        if path == "/health":
+            return 200, b""
+        if method != "POST" or path != "/v1/completions":
+            return 404, b'{"error": {"message": "no such route", "type": "NotFoundError", "code": 404}}'
+        payload = json.loads(body)
+        if "prompt_logprobs" not in payload:
+            return 400, b'{"error": {"message": "only prompt_logprobs is known here", "code": 400}}'
+        prompts: list[list[int]] = payload["prompt"]
+        seconds = self._places.take(len(prompts))
+        text = completion(prompts)
+        await asyncio.sleep(seconds)
+        return 200, text.encode()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection, for as long as it is kept."""
+        try:
+            while line := await reader.readline():
+                method, path, _ = line.decode("latin-1").split(" ", 2)
+                length = 0
+                while (header := await reader.readline()).strip():
+                    name, _, value = header.decode("latin-1").partition(":")
+                    if name.lower() == "content-length":
+                        length = int(value)
+                status, body = await self.answer(method, path, await reader.readexactly(length))
+                head = f"HTTP/1.1 {status} -\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+                writer.write(head.encode("latin-1") + body)
+                await writer.drain()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass  # the client has gone
+        finally:
+            writer.close()
+
+
+def completion(prompts: list[list[int]]) -> str:
+    """The answer to ``prompt_logprobs: 0``, as vLLM writes it; a log-prob depends on the ids up to its token."""
+    choices = []
+    for index, ids in enumerate(prompts):
+        states = accumulate(ids, lambda state, token: (state * 31 + token) % 4099)
+        rows = ",".join(
+            f'{{"{token}":{{"logprob":{-state / 512},"rank":1,"decoded_token":"x"}}}}'
+            for token, state in zip(ids, states, strict=True)
+        )
+        rows = "null," + rows.split("}},", 1)[1] if len(ids) > 1 else "null"
+        choices.append(f'{{"index":{index},"text":"x","finish_reason":"length","prompt_logprobs":[{rows}]}}')
+    usage = f'{{"prompt_tokens":{sum(map(len, prompts))},"completion_tokens":{len(prompts)}}}'
+    return f'{{"choices":[{",".join(choices)}],"usage":{usage}}}'
+
+
+@contextmanager
+def running(seconds: float, parallel: int) -> Iterator[str]:
+    """Start one in a process of its own; its base URL. It ends with the block."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    command = [sys.executable, "-m", "benchmarks._stand_in", str(port), str(seconds), str(parallel)]
+    process = subprocess.Popen(command)
+    try:
+        _wait_until_ready(process, port)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], port: int) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise SystemExit(f"the stand-in server ended with status {process.returncode}")
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
+            return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.02)
+    raise SystemExit(f"the stand-in server was not ready after {_START_SECONDS:.0f} s")
+
+
+async def _main(port: int, seconds: float, parallel: int) -> None:
+    server = await asyncio.start_server(StandIn(seconds, parallel).serve, "127.0.0.1", port, backlog=512)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])))

@@ -1,0 +1,164 @@
+"""Wall time of training beside scoring, over the longer of the two alone: 1 is a perfect overlap.
+
+python -m benchmarks.pipeline [--steps 60]
+
+A stand-in server of fixed latency and parallelism scores, so that scoring costs hardly any local CPU. First
+everything is scored, without latency; with these scores kept, training alone is timed. Then the server is
+made half as slow, as slow and twice as slow as that, and three things are timed in turn: scoring alone and
+both together, each with an empty cache, and training alone once more. Timed is from the start of the candidate
+stream to the last step; what comes before (loading, and choosing the temperatures) is no part of the pipeline.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+import time
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import _stand_in
+from demo import stdlib_corpus
+from demo.pipeline import LM, minilm
+from replug_client.corpus.store import PassageStore
+from replug_client.progress import configure_logging
+from replug_client.retriever.embedding import EmbedOptions, embed_shard
+from replug_client.retriever.encoder import EncoderOptions, load_encoder
+from replug_client.supervisor.open import SupervisorOptions, open_supervisor
+from replug_client.supervisor.protocol import Prompt
+from replug_client.training.candidates import NO_PASSAGE, CandidateOptions
+from replug_client.training.loss import ObjectiveOptions
+from replug_client.training.options import DataOptions, PlaceOptions, StepOptions, TargetOptions, TrainOptions
+from replug_client.training.prepare import Prepared, prepare
+from replug_client.training.run import build_trainer
+
+_FILES, _TOKENS, _BATCH = 16, 32, 4
+_PARALLEL = 64
+_ROW = "{:>9}{:>15}{:>16}{:>10}{:>11}{:>7}"
+_SLOWNESS = (0.5, 1.0, 2.0)  # scoring alone, in units of training alone
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A training run: its seconds, those of them spent waiting for scores, and the pairs it asked for."""
+
+    seconds: float
+    waiting: float
+    batches: list[list[Prompt]]
+
+
+def main() -> None:
+    """Print one line for each slowness of the server."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=60)
+    steps = parser.parse_args().steps
+    if steps < 1:
+        parser.error("--steps must be at least 1")
+    configure_logging("error")
+    with tempfile.TemporaryDirectory() as folder:
+        options = options_for(Path(folder), steps)
+        with _stand_in.running(0, _PARALLEL) as fast:
+            train(options, fast, "kept")
+            alone = train(options, fast, "kept")
+            pairs = sum(map(len, alone.batches))
+            print(f"{steps} steps of {_BATCH} examples, {pairs:,} pairs; seconds")
+            print(
+                _ROW.format("server's", "scoring alone", "training alone", "together", "(waiting)", "ratio")
+            )
+            for slowness in _SLOWNESS:
+                latency = slowness * alone.seconds * _PARALLEL / pairs
+                with _stand_in.running(latency, _PARALLEL) as base_url:
+                    scoring = score_alone(options, base_url, alone.batches)
+                    both = train(options, base_url, None)
+                training = train(options, fast, "kept").seconds
+                if both.batches != alone.batches:
+                    raise SystemExit("the run beside the server asked for other pairs than the run alone")
+                figures = (latency * pairs / _PARALLEL, scoring, training, both.seconds, both.waiting)
+                ratio = both.seconds / max(scoring, training)
+                print(_ROW.format(*(f"{figure:.1f}" for figure in figures), f"{ratio:.2f}"), flush=True)
+
+
+def options_for(folder: Path, steps: int) -> TrainOptions:
+    """A small real corpus of this Python's library, embedded; and a run over it."""
+    corpus = stdlib_corpus.CorpusOptions(files=_FILES, passage_tokens=64, min_passage_tokens=32)
+    report = stdlib_corpus.build(folder / "data", corpus)
+    encoder = EncoderOptions(str(minilm()))
+    store = PassageStore.open([report.passages], folder / "cache")
+    embed_shard(load_encoder(encoder), store, folder / "embeddings", EmbedOptions(), encoder)
+    return TrainOptions(
+        data=DataOptions(
+            passages=(report.passages,),
+            passages_embeddings=(str(folder / "embeddings" / "passages_*"),),
+            data=(report.train,),
+            validation_fraction=0.0,
+            max_validation=0,
+            context_len=_TOKENS,
+            pred_len=_TOKENS,
+        ),
+        encoder=encoder,
+        supervisor=SupervisorOptions(_stand_in.MODEL, tokenizer=str(LM)),
+        place=PlaceOptions(folder / "output", folder / "cache"),
+        candidates=CandidateOptions(10, 4, 2),
+        target=TargetOptions(temperature_score=0.1, temperature_gold=0.1),
+        steps=StepOptions(batch_size=_BATCH, max_steps=steps, epochs=1000, refresh_every=max(1, steps // 5)),
+        retrieved_max_length=_TOKENS,
+    )
+
+
+def open_for(options: TrainOptions, base_url: str, cache: str | None) -> SupervisorOptions:
+    """The supervisor at ``base_url``; its scores are kept under a name, or in memory only."""
+    folder = None if cache is None else options.place.cache_dir / cache
+    return replace(options.supervisor, base_url=base_url, cache_dir=folder)
+
+
+def train(options: TrainOptions, base_url: str, cache: str | None) -> Trained:
+    """Train from the base, as ``replug train`` does, and time the steps."""
+    shutil.rmtree(options.place.output_dir, ignore_errors=True)
+    store = PassageStore.open(options.data.passages, options.place.cache_dir)
+    supervisor, tokenizer = open_supervisor(open_for(options, base_url, cache))
+    with closing(supervisor):
+        prepared = prepare(options, store, supervisor, tokenizer)
+        objective = ObjectiveOptions(
+            0.1, 0.1, options.target.score, options.target.kl, options.target.denominator
+        )
+        trainer, stream = build_trainer(options, prepared, objective, lambda _: None)
+        began = time.perf_counter()
+        trainer.train()
+        seconds = time.perf_counter() - began
+        return Trained(seconds, stream.timings.waiting_for_scores, pairs_of(options, prepared))
+
+
+def pairs_of(options: TrainOptions, prepared: Prepared) -> list[list[Prompt]]:
+    """The prompts of each batch, from the candidates that the run has kept on disk."""
+    files = sorted((options.place.output_dir / "candidates").glob("generation_*.npy"))
+    rows = np.concatenate([np.load(path, allow_pickle=False) for path in files])
+    numbers = prepared.schedule(options.steps).batches(0, len(rows))
+    return [
+        [
+            prepared.prompt(prepared.sets.train[number], int(row))
+            for number, candidates in zip(batch, own, strict=True)
+            for row in candidates
+            if row != NO_PASSAGE
+        ]
+        for batch, own in zip(numbers, rows, strict=True)
+    ]
+
+
+def score_alone(options: TrainOptions, base_url: str, batches: list[list[Prompt]]) -> float:
+    """Seconds to score every pair, submitted as the stream submits them, with nothing beside it."""
+    supervisor, _ = open_supervisor(open_for(options, base_url, None))
+    with closing(supervisor):
+        began = time.perf_counter()
+        for future in [supervisor.submit(batch) for batch in batches]:
+            future.result()
+        return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()
