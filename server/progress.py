@@ -1,0 +1,26 @@
+"""What vLLM is doing while it starts, told from its log (the words are those of vLLM 0.32)."""
+
+from __future__ import annotations
+
+import re
+
+_STAGES = (
+    (r"Resolved architecture|Initializing a V1 LLM engine", "reading the model's configuration"),
+    (r"Starting to load model", "loading the model"),
+    (r"Downloading|Fetching \d+ files", "fetching the model's files"),
+    (r"Loading safetensors checkpoint shards", "loading the weights"),
+    (r"Loading weights took|Model loading took", "weights loaded"),
+    (r"torch\.compile|Warming up model|Compiling a graph|Dynamo bytecode", "compiling"),
+    (r"KV cache size|Explicitly set .* for KV cache", "setting up the KV cache"),
+    (r"Capturing CUDA graphs|Graph capturing", "capturing CUDA graphs"),
+    (r"Starting vLLM (API )?server|Application startup complete", "opening the port"),
+)
+_COMPILED = tuple((re.compile(pattern), stage) for pattern, stage in _STAGES)
+
+
+def stage_of(line: str) -> str | None:
+    """The stage of starting that a line of vLLM's log tells of; None: nothing new."""
+    for pattern, stage in _COMPILED:
+        if pattern.search(line):
+            return stage
+    return None

@@ -1,0 +1,101 @@
+"""``python -m server``: find out, plan, say what is done, start, watch, end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Mapping
+
+from server.detect import Build, Machine, find_build, read_machine, read_model
+from server.fleet import Fleet, StopRequest
+from server.options import ServeOptions, WatchOptions
+from server.plan import Plan, plan
+from server.process import adopt_orphans
+
+
+def make_plan(
+    options: ServeOptions, python: str | None = None, environ: Mapping[str, str] = os.environ
+) -> tuple[Plan, Build, Machine]:
+    """Look at this machine, and plan for it.
+
+    Raises:
+        ServerError: no vLLM, no such model, too few GPUs.
+    """
+    model = read_model(options.model, environ)
+    build = find_build(python, environ)
+    machine = read_machine(environ)
+    return plan(options, build, machine, model, environ), build, machine
+
+
+def serve(
+    options: ServeOptions, watch: WatchOptions, *, python: str | None = None, dry_run: bool = False
+) -> int:
+    """Serve until a signal; the exit status.
+
+    Returns:
+        0 after a stop that was asked for; 128 + the signal's number where none was ready by then.
+
+    Raises:
+        ServerError: the servers cannot start, or cannot be kept alive; the cause.
+    """
+    chosen, build, machine = make_plan(options, python)
+    for line in describe(chosen, build, machine):
+        print(line, flush=True)
+    if dry_run:
+        return 0
+    started = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"[{time.monotonic() - started:5.0f} s] {text}", flush=True)
+
+    stop = StopRequest()
+    with stop.on_signals():
+        adopt_orphans()
+        fleet = Fleet(chosen, os.environ, watch, say)
+        was_ready = False
+        try:
+            was_ready = fleet.start(stop)
+            if was_ready:
+                for line in announce(fleet, options):
+                    say(line)
+                fleet.watch(stop)
+            say(f"ending ({signal.Signals(stop.signal or 0).name}); again to make haste")
+        finally:
+            fleet.end(stop)
+            fleet.end_orphans()
+        say("ended; no process is left")
+    return 0 if was_ready else 128 + (stop.signal or 0)
+
+
+def describe(chosen: Plan, build: Build, machine: Machine) -> list[str]:
+    """What was found and what is started, with a reason for each setting, as lines for the screen."""
+    gpus = ", ".join(
+        f"{gpu.name} ({gpu.free_gib:.0f} of {gpu.total_gib:.0f} GiB free)" for gpu in machine.gpus
+    )
+    found = (
+        gpus if build.kind == "gpu" and gpus else f"{machine.cores} core(s), {machine.free_gib:.0f} GiB free"
+    )
+    lines = [f"vLLM {build.version} for the {build.kind.upper()} ({build.python}); {found}", ""]
+    width = max(len(setting.text) for setting in chosen.settings)
+    lines += [f"  {setting.text:<{width}}  {setting.why}" for setting in chosen.settings]
+    for command in chosen.commands:
+        lines += ["", command.shell()]
+    lines += ["", *(f"warning: {warning}" for warning in chosen.warnings)]
+    return lines if chosen.warnings else [*lines[:-1], ""]
+
+
+def announce(fleet: Fleet, options: ServeOptions) -> list[str]:
+    """The READY line, with all URLs, and what to do with them."""
+    urls = ",".join(replica.command.base_url for replica in fleet.replicas)
+    if options.host in ("0.0.0.0", "::"):
+        host = socket.gethostname()
+        urls = ",".join(f"http://{host}:{port}/v1" for port in options.ports)
+    served = fleet.replicas[0].served
+    name = served.name if served else options.model
+    length = served.max_model_len if served and served.max_model_len else "an unknown number of"
+    return [
+        f"READY {urls} serves {name}, at most {length} tokens",
+        f"In another terminal: python run_replug_lsr.py --base_url {urls} --model {name} ...",
+    ]
