@@ -45,7 +45,7 @@ class Build:
 
     def at_least(self, *version: int) -> bool:
         """Whether it is this version or a newer one; one without numbers (from source) counts as new."""
-        numbers = []
+        numbers: list[int] = []
         for part in self.version.partition("+")[0].split(".")[: len(version)]:
             digits = part[: len(part) - len(part.lstrip("0123456789"))]
             if not digits:

@@ -61,9 +61,27 @@ class StopRequest:
 class Fleet:
     """The servers of a plan. Methods are called from the main thread."""
 
-    def __init__(self, plan: Plan, environ: Mapping[str, str], options: WatchOptions, say: Say) -> None:
-        """``say`` prints a line on the screen. Nothing is started yet."""
+    def __init__(
+        self,
+        plan: Plan,
+        environ: Mapping[str, str],
+        options: WatchOptions,
+        say: Say,
+        *,
+        alone: bool = False,
+    ) -> None:
+        """Nothing is started yet.
+
+        Args:
+            plan: What to start.
+            environ: The environment that the servers inherit.
+            options: How they are watched.
+            say: Prints a line on the screen.
+            alone: Every child of this process is a server, or an orphan of one (``adopt_orphans``), so that
+                orphans can be told, and killed: what was started in a session of its own.
+        """
         self.options = options
+        self._alone = alone
         self._say = say
         folder = options.log_dir or Path(tempfile.mkdtemp(prefix="replug-server-"))
         folder.mkdir(parents=True, exist_ok=True)
@@ -105,6 +123,8 @@ class Fleet:
             for position, replica in enumerate(self.replicas):
                 if replica.state == "ready" and states[position] != "ready":
                     self._say(f"{replica.command.port}: READY again {replica.command.base_url}")
+                if replica.state != "ready" and states[position] == "ready":
+                    self._end_orphans()
                 states[position] = replica.state
             if all(state == "failed" for state in states):
                 raise ServerError(
@@ -124,10 +144,11 @@ class Fleet:
             time.sleep(_TICK / 2)
         for replica in self.replicas:
             replica.kill()
+        self._end_orphans()
 
-    def end_orphans(self) -> None:
-        """Kill what dead servers have left behind; only where every child of this process is a server."""
-        end_orphans([replica.pid for replica in self.replicas if replica.pid is not None])
+    def _end_orphans(self) -> None:
+        if self._alone:
+            end_orphans([replica.pid for replica in self.replicas if replica.pid is not None])
 
     def _step(self) -> None:
         for replica in self.replicas:

@@ -53,7 +53,7 @@ def serve(
     stop = StopRequest()
     with stop.on_signals():
         adopt_orphans()
-        fleet = Fleet(chosen, os.environ, watch, say)
+        fleet = Fleet(chosen, os.environ, watch, say, alone=True)
         was_ready = False
         try:
             was_ready = fleet.start(stop)
@@ -64,7 +64,6 @@ def serve(
             say(f"ending ({signal.Signals(stop.signal or 0).name}); again to make haste")
         finally:
             fleet.end(stop)
-            fleet.end_orphans()
         say("ended; no process is left")
     return 0 if was_ready else 128 + (stop.signal or 0)
 

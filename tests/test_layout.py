@@ -31,6 +31,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "replug_client.evaluation": (*COMMON, *_STAGES),
     "replug_client.cli": ("replug_client", "server", "demo"),
     "server": (),
+    # `python -m server check` scores as training does; the launcher itself needs nothing but Python.
+    "server.scoring": ("replug_client", "server"),
     "demo": ("replug_client",),
     "benchmarks": ("replug_client", "server", "demo"),
     # The top-level programs: parse, call, nothing else.
@@ -116,6 +118,7 @@ def test_every_stage_is_seen() -> None:
         ("replug_client.training.loss", "from replug_client.evaluation import likelihood"),
         ("replug_client.evaluation.report", "from replug_client.cli.app import run"),
         ("replug_client.errors", "from replug_client.corpus.records import Passage"),
+        ("server.check", "from replug_client.supervisor.client import RemoteSupervisor"),
         ("server.start", "from replug_client.errors import ReplugError"),
         ("replug_client.corpus.store", "from tests.corpus import writers"),
         ("run_replug_lsr", "from replug_client.training.run import train"),

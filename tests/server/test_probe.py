@@ -1,0 +1,60 @@
+"""The questions that the launcher asks, put to a strict stand-in of vLLM's HTTP side."""
+
+from __future__ import annotations
+
+import pytest
+
+from server.errors import ServerError
+from server.probe import Served, ask, probe_scores, root_of, served_models
+from tests.server.conftest import free_port
+from tests.supervisor.fake_server import MODEL, FakeServer, running
+
+
+def test_a_server_that_scores_passes() -> None:
+    with running(FakeServer()) as server:
+        assert served_models(server.base_url) == [Served(MODEL, 257)]
+        probe_scores(server.base_url, MODEL)
+        assert not server.complaints
+
+
+def test_the_key_is_sent_and_a_wrong_one_is_told() -> None:
+    with running(FakeServer(key="secret")) as server:
+        probe_scores(server.base_url, MODEL, key="secret")
+        with pytest.raises(ServerError, match="another API key"):
+            served_models(server.base_url, key="other")
+
+
+def test_an_answer_without_log_probs_is_refused() -> None:
+    def nulls(server: object, payload: object, body: object) -> tuple[int, str]:
+        return 200, '{"choices": [{"prompt_logprobs": [null]}]}'
+
+    def infinite(server: object, payload: object, body: object) -> tuple[int, str]:
+        rows = ", ".join(f'{{"{token}": {{"logprob": NaN}}}}' for token in (6, 7, 8))
+        return 200, f'{{"choices": [{{"prompt_logprobs": [null, {rows}]}}]}}'
+
+    for mischief in (nulls, infinite):
+        with (
+            running(FakeServer(mischief=mischief)) as server,
+            pytest.raises(ServerError, match="gives no log-probs"),
+        ):
+            probe_scores(server.base_url, MODEL)
+    with running(FakeServer(formats=set())) as server, pytest.raises(ServerError, match="gives no log-probs"):
+        probe_scores(server.base_url, MODEL)
+
+
+def test_something_else_at_the_url_is_told() -> None:
+    with running(FakeServer()) as server, pytest.raises(ServerError, match="with the /v1"):
+        served_models(root_of(server.base_url))
+    with pytest.raises(ServerError, match="http://"):
+        ask("localhost:8000/v1")
+
+
+def test_nobody_there_is_an_os_error() -> None:
+    with pytest.raises(OSError, match="refused"):
+        served_models(f"http://127.0.0.1:{free_port()}/v1")
+
+
+def test_a_proxy_of_the_environment_is_not_asked_about_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    with running(FakeServer()) as server:
+        assert served_models(server.base_url)
