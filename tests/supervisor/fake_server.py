@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -10,19 +12,23 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import numpy as np
+
 from replug_client.supervisor.fake import LogProbs, hashed_log_probs
 from replug_client.supervisor.protocol import Prompt
 
 MODEL = "fake-lm"
 MAX_MODEL_LEN = 257
 
-Body = dict[str, Any] | str | None
+Body = dict[str, Any] | list[Any] | str | None
+Answer = Callable[[dict[str, Any]], tuple[int, Body]]
 Mischief = Callable[["FakeServer", dict[str, Any], Body], tuple[int, Body] | None]
 """May replace the answer to a completion request by another status and body; a body of None hangs up."""
 
 _FIELDS = {"model", "prompt", "max_tokens", "temperature"}
 _VLLM = _FIELDS | {"prompt_logprobs"}
 _ECHO = _FIELDS | {"echo", "logprobs", "return_tokens_as_token_ids"}
+_SAMPLING = {"max_tokens": 1, "temperature": 0, "detokenize": False, "skip_reading_prefix_cache": True}
 
 
 @dataclass
@@ -61,13 +67,25 @@ class FakeServer:
         data = bytes(token - 100 for token in payload["tokens"])
         return 200, {"prompt": data.decode("utf-8", "replace")}
 
-    def complete(self, payload: dict[str, Any]) -> tuple[int, Body]:
+    def generate(self, payload: dict[str, Any]) -> tuple[int, Body]:
+        """VLLM's ``/inference/v1/generate``, which is refused where it is not switched on."""
+        if "vllm-generate" in self.formats:
+            return self.complete(payload, self._generate)
+        return 403, _error("Scale-out endpoints are disabled.", "PermissionDeniedError", 403)
+
+    def native(self, payload: dict[str, Any]) -> tuple[int, Body]:
+        """SGLang's ``/generate``."""
+        if "sglang" in self.formats:
+            return self.complete(payload, self._native)
+        return 404, {"detail": "Not Found"}
+
+    def complete(self, payload: dict[str, Any], answer: Answer | None = None) -> tuple[int, Body]:
         with self._lock:
             self.requests.append(payload)
             self._at_once += 1
             self.most_at_once = max(self.most_at_once, self._at_once)
         try:
-            status, body = self._complete(payload)
+            status, body = (answer or self._complete)(payload)
             replaced = self.mischief(self, payload, body) if self.mischief else None
             return replaced or (status, body)
         finally:
@@ -82,15 +100,52 @@ class FakeServer:
             return self._complain(f"prompt must be a list of lists of ids, is {prompts!r}")
         if not all(type(token) is int for prompt in prompts for token in prompt):
             return self._complain("a token id is no int")
-        if payload["model"] != MODEL:
-            return 404, _error(f"The model `{payload['model']}` does not exist.", "NotFoundError", 404)
+        if (refused := self._refuse(payload["model"], prompts)) is not None:
+            return refused
+        usage = {"prompt_tokens": sum(map(len, prompts)), "completion_tokens": len(prompts)}
+        return 200, {"choices": [self._choice(payload, i, p) for i, p in enumerate(prompts)], "usage": usage}
+
+    def _generate(self, payload: dict[str, Any]) -> tuple[int, Body]:
+        params = dict(payload["sampling_params"])
+        start, rows = params.pop("prompt_logprob_start"), params.pop("prompt_logprob_token_ids")
+        ids = payload["token_ids"]
+        if set(payload) != {"model", "token_ids", "sampling_params"} or params != _SAMPLING:
+            return self._complain(f"unexpected payload fields or values: {payload}")
+        if rows != [[token] for token in ids[start + 1 :]]:
+            return self._complain(f"rows {rows} are not those of the tokens after {start}")
+        if (refused := self._refuse(payload["model"], [ids])) is not None:
+            return refused
+        buffer = io.BytesIO()
+        values = self.log_probs(Prompt(tuple(ids), len(rows)))
+        np.save(buffer, np.array(values, dtype=np.float32)[:, None], allow_pickle=False)
+        encoded = base64.b64encode(buffer.getvalue()).decode()
+        choice = {"index": 0, "finish_reason": "length", "token_ids": [7], "logprobs": None}
+        usage = {"prompt_tokens": len(ids), "completion_tokens": 1}
+        return 200, {"choices": [choice], "usage": usage, "prompt_token_id_logprobs": encoded}
+
+    def _native(self, payload: dict[str, Any]) -> tuple[int, Body]:
+        prompts, starts = payload["input_ids"], payload["logprob_start_len"]
+        if len(prompts) != len(starts) or not payload["return_logprob"]:
+            return self._complain(f"{len(prompts)} prompts, {len(starts)} starts")
+        if (refused := self._refuse(MODEL, prompts)) is not None:
+            return refused
+        answers = []
+        for ids, start in zip(prompts, starts, strict=True):
+            values = [None, *self.log_probs(Prompt(tuple(ids), len(ids) - start - 1))]
+            rows = [[value, token, None] for value, token in zip(values, ids[start:], strict=True)]
+            meta = {"prompt_tokens": len(ids), "finish_reason": {"type": "length", "length": 0}}
+            answers.append({"text": "", "meta_info": {**meta, "input_token_logprobs": rows}})
+        return 200, answers
+
+    def _refuse(self, model: str, prompts: list[list[int]]) -> tuple[int, Body] | None:
+        if model != MODEL:
+            return 404, _error(f"The model `{model}` does not exist.", "NotFoundError", 404)
         for prompt in prompts:
             if self.max_model_len is not None and len(prompt) > self.max_model_len - 1:
                 return 400, _error(
                     f"maximum context length is {self.max_model_len} tokens", "BadRequestError", 400
                 )
-        usage = {"prompt_tokens": sum(map(len, prompts)), "completion_tokens": len(prompts)}
-        return 200, {"choices": [self._choice(payload, i, p) for i, p in enumerate(prompts)], "usage": usage}
+        return None
 
     def _choice(self, payload: dict[str, Any], index: int, ids: list[int]) -> dict[str, Any]:
         choice: dict[str, Any] = {"index": index, "text": "x", "finish_reason": "length"}
@@ -148,6 +203,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         routes = {
             "/v1/completions": self.fake.complete,
+            "/inference/v1/generate": self.fake.generate,
+            "/generate": self.fake.native,
             "/tokenize": self.fake.tokenize,
             "/detokenize": self.fake.detokenize,
         }
@@ -164,7 +221,7 @@ class _Handler(BaseHTTPRequestHandler):
         if body is None:
             self.close_connection = True
             return
-        data = (body if isinstance(body, str) else json.dumps(body)).encode()
+        data = (body if isinstance(body, str) else json.dumps(body, separators=(",", ":"))).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))

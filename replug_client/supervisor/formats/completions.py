@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from replug_client.errors import SupervisorUnavailableError, WrongAnswerError
+from replug_client.errors import SupervisorError, SupervisorUnavailableError, WrongAnswerError
+from replug_client.supervisor.formats.rows import cut_rows, read_table, table_of
 from replug_client.supervisor.formats.wire import (
     Parsed,
     WireFormat,
+    check_count,
+    check_finish,
     name_of,
     read_json,
     request_of,
     score_of,
+    score_of_array,
     short,
 )
 from replug_client.supervisor.protocol import Prompt
@@ -26,8 +30,37 @@ def build_vllm(model: str, prompts: Sequence[Prompt]) -> dict[str, Any]:
 
 
 def parse_vllm(body: bytes, prompts: Sequence[Prompt]) -> Parsed:
-    """Read ``choices[i].prompt_logprobs``: per position null or ``{"<token id>": {"logprob": ...}}``."""
+    """Read ``choices[i].prompt_logprobs``: per position null or ``{"<token id>": {"logprob": ...}}``.
+
+    An answer of the usual form is read without building objects for the tokens before the continuation
+    (``rows.py``); whatever is unusual in it is left to this module to judge.
+    """
+    return parse_vllm_rows(body, prompts) or parse_vllm_json(body, prompts)
+
+
+def parse_vllm_json(body: bytes, prompts: Sequence[Prompt]) -> Parsed:
+    """The same, by the JSON parser alone."""
     return _parse(body, prompts, _vllm_log_probs)
+
+
+def parse_vllm_rows(body: bytes, prompts: Sequence[Prompt]) -> Parsed | None:
+    """The same, quickly; None where anything at all is wrong or new: that is for the JSON parser to say."""
+    cut = cut_rows(body)
+    if cut is None or len(cut[1]) != len(prompts):
+        return None
+    envelope, tables = cut
+    results: Parsed = []
+    try:
+        for choice, prompt in zip(_choices(read_json(envelope), prompts), prompts, strict=True):
+            check_finish(choice.get("finish_reason"), prompt)
+            table = table_of(choice.get("prompt_logprobs"), tables)
+            values = None if table is None else read_table(table, prompt)
+            if values is None:
+                return None
+            results.append(score_of_array(values, prompt))
+    except SupervisorError:
+        return None
+    return results
 
 
 def build_echo(model: str, prompts: Sequence[Prompt]) -> dict[str, Any]:
@@ -59,7 +92,7 @@ def _parse(
     results: Parsed = []
     for choice, prompt in zip(_choices(read_json(body), prompts), prompts, strict=True):
         try:
-            _check_finish(choice, prompt)
+            check_finish(choice.get("finish_reason"), prompt)
             results.append(score_of(read(choice, prompt), prompt))
         except (WrongAnswerError, SupervisorUnavailableError) as error:
             results.append(error)
@@ -67,7 +100,11 @@ def _parse(
 
 
 def _choices(answer: Any, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
-    """The choices in the order of the prompts."""
+    """The choices of a completions answer, in the order of the prompts.
+
+    Raises:
+        WrongAnswerError: they are not one for each prompt, or the server counts other tokens than were sent.
+    """
     name = request_of(prompts)
     choices = answer.get("choices") if isinstance(answer, dict) else None
     if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
@@ -75,23 +112,8 @@ def _choices(answer: Any, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
     indices = [choice.get("index") for choice in choices]
     if sorted(indices, key=repr) != sorted(range(len(prompts)), key=repr):
         raise WrongAnswerError(f"{name}: the answer has choices {short(indices)}, one for each is expected")
-    usage = answer.get("usage")
-    counted = usage.get("prompt_tokens") if isinstance(usage, dict) else None
-    sent = sum(len(prompt.ids) for prompt in prompts)
-    if isinstance(counted, int) and counted != sent:
-        raise WrongAnswerError(
-            f"{name}: {sent} token ids were sent, but the server counts {counted};"
-            " it has changed the prompts (a BOS added, or cut), so its log-probs are of other text"
-        )
+    check_count(answer.get("usage"), prompts)
     return sorted(choices, key=lambda choice: choice["index"])
-
-
-def _check_finish(choice: dict[str, Any], prompt: Prompt) -> None:
-    reason = choice.get("finish_reason")
-    if reason in ("abort", "error"):
-        raise SupervisorUnavailableError(
-            f"{name_of(prompt)}: the server gave up on it (finish reason {reason!r})"
-        )
 
 
 def _vllm_log_probs(choice: dict[str, Any], prompt: Prompt) -> list[Any]:

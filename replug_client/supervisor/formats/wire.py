@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from replug_client.errors import SupervisorError, UnreadableAnswerError, WrongAnswerError
+from replug_client.errors import (
+    SupervisorError,
+    SupervisorUnavailableError,
+    UnreadableAnswerError,
+    WrongAnswerError,
+)
 from replug_client.supervisor.protocol import Prompt, Score
 
 Parsed = list[Score | SupervisorError]
@@ -31,7 +36,8 @@ class WireFormat:
             Raises ``UnreadableAnswerError`` where the body is no JSON, and ``WrongAnswerError`` where the
             answer as a whole is of no use. It gets bytes so that a format need not build an object for
             each token of a long answer.
-        verifies_ids: Whether the answer carries token ids, from any server, to be checked.
+        verifies_ids: Whether each number is sure to belong to the token that it should: the answer carries
+            token ids, from any server, to be checked, or the request names the tokens to be scored.
         beside_v1: The route lies at the server's root, not under ``/v1``.
         max_prompts: Most prompts in one request; None for as many as the caller likes.
     """
@@ -45,7 +51,7 @@ class WireFormat:
     max_prompts: int | None = None
 
 
-def read_json(body: bytes) -> Any:
+def read_json(body: bytes | str) -> Any:
     """The JSON of an answer.
 
     Raises:
@@ -54,7 +60,7 @@ def read_json(body: bytes) -> Any:
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
-        beginning = body[:80].decode("utf-8", "replace")
+        beginning = body[:80] if isinstance(body, str) else body[:80].decode("utf-8", "replace")
         raise UnreadableAnswerError(
             f"the answer is no JSON, or only a part of it ({error}): {len(body)} bytes, {beginning!r}."
             " Is there a proxy between here and the server? It may have cut or replaced the answer."
@@ -65,13 +71,53 @@ def score_of(values: Sequence[Any], prompt: Prompt) -> Score:
     """The score made of the values that stand where the log-probs of the continuation should.
 
     Raises:
-        WrongAnswerError: one of them is no number, not finite, or above 0.
+        WrongAnswerError: one of them is no number, not finite (as float32), or above 0.
     """
     for value in values:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or value > _ABOVE_ZERO:
+        if type(value) is not float and type(value) is not int:  # a truth value is an int, too
             raise WrongAnswerError(f"{name_of(prompt)}: {short(value)} is no log-prob")
-    return Score(np.asarray(values, dtype=np.float32))
+    try:
+        numbers = np.asarray(values, dtype=np.float64)
+    except OverflowError as error:  # an int of hundreds of digits
+        raise WrongAnswerError(f"{name_of(prompt)}: {short(values)} are no log-probs") from error
+    return score_of_array(numbers, prompt)
+
+
+def score_of_array(values: npt.NDArray[np.floating[Any]], prompt: Prompt) -> Score:
+    """The same for ``(num_continuation,)`` numbers."""
+    with np.errstate(over="ignore"):  # becomes -inf, which is refused below
+        log_probs = values.astype(np.float32)
+    wrong = ~np.isfinite(log_probs) | (log_probs > _ABOVE_ZERO)
+    if wrong.any():
+        raise WrongAnswerError(f"{name_of(prompt)}: {values[wrong][0]} is no log-prob")
+    return Score(log_probs)
+
+
+def check_finish(reason: Any, prompt: Prompt) -> None:
+    """Refuse what the server has not carried through.
+
+    Raises:
+        SupervisorUnavailableError: it gave up, and may not next time.
+    """
+    if reason in ("abort", "error"):
+        raise SupervisorUnavailableError(
+            f"{name_of(prompt)}: the server gave up on it (finish reason {reason!r})"
+        )
+
+
+def check_count(usage: Any, prompts: Sequence[Prompt]) -> None:
+    """Hold the server's count of prompt tokens, if it gives one, against what was sent.
+
+    Raises:
+        WrongAnswerError: they differ, so the log-probs are of other text.
+    """
+    counted = usage.get("prompt_tokens") if isinstance(usage, dict) else None
+    sent = sum(len(prompt.ids) for prompt in prompts)
+    if isinstance(counted, int) and counted != sent:
+        raise WrongAnswerError(
+            f"{request_of(prompts)}: {sent} token ids were sent, but the server counts {counted};"
+            " it has changed the prompts (a BOS added, or cut), so its log-probs are of other text"
+        )
 
 
 def name_of(prompt: Prompt) -> str:
