@@ -60,6 +60,10 @@ class UnreadableAnswerError(SupervisorError):
     retryable: ClassVar[bool] = True
 
 
+class SupervisorChangedError(SupervisorError):
+    """Another model answers under the name of the one that the run began with."""
+
+
 class WrongAnswerError(SupervisorError):
     """The server answered 200, but not with the log-probs that were asked for."""
 

@@ -15,9 +15,9 @@ from replug_client import __version__
 from replug_client.artefacts import atomic_write, default_cache_dir, sha256_file, write_json
 from replug_client.progress import configure_logging, progress
 from replug_client.supervisor.cached import CacheStats
-from replug_client.supervisor.client import ClientOptions
 from replug_client.supervisor.local import LocalOptions
 from replug_client.supervisor.open import SupervisorOptions, open_supervisor
+from replug_client.supervisor.options import ClientOptions, parse_concurrency
 from replug_client.supervisor.prompts import PromptBuilder, unescape
 from replug_client.supervisor.triples import count_pairs, read_triples, score_triples
 
@@ -79,11 +79,11 @@ def score(
         typer.Option("--supervisor", help="server, or local: in this process.", rich_help_panel=_SUPERVISOR),
     ] = Kind.SERVER,
     base_url: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--base_url",
-            help="The server's. Default: OPENAI_BASE_URL, or http://localhost:8000/v1; a key is taken from "
-            "OPENAI_API_KEY only.",
+            help="The server's; again, or with commas, for several that serve the same model. Default: "
+            "OPENAI_BASE_URL, or http://localhost:8000/v1; a key is taken from OPENAI_API_KEY only.",
             rich_help_panel=_SUPERVISOR,
         ),
     ] = None,
@@ -96,9 +96,22 @@ def score(
         ),
     ] = None,
     concurrency: Annotated[
-        int,
-        typer.Option("--concurrency", min=1, help="Requests under way at once.", rich_help_panel=_SUPERVISOR),
-    ] = 16,
+        str,
+        typer.Option(
+            "--concurrency",
+            help="Requests under way at once at each server; auto: as many as keep it busy.",
+            rich_help_panel=_SUPERVISOR,
+        ),
+    ] = "auto",
+    server_wait: Annotated[
+        float,
+        typer.Option(
+            "--server_wait",
+            min=0,
+            help="Seconds to wait for a server to come back when none is left.",
+            rich_help_panel=_SUPERVISOR,
+        ),
+    ] = 600.0,
     device: Annotated[
         str,
         typer.Option("--device", help="Of a local supervisor: auto, cpu, cuda.", rich_help_panel=_SUPERVISOR),
@@ -133,10 +146,10 @@ def score(
     options = SupervisorOptions(
         model=model,
         kind=supervisor.value,
-        base_url=base_url,
+        base_url=",".join(base_url) if base_url else None,
         tokenizer=tokenizer,
         cache_dir=cache_dir or default_cache_dir(),
-        client=ClientOptions(concurrency=concurrency),
+        client=ClientOptions(concurrency=parse_concurrency(concurrency), server_wait=server_wait),
         local=LocalOptions(device=device, dtype=dtype),
     )
     form = _Form(retrieved_max_length, unescape(separator), with_tokens)

@@ -11,9 +11,9 @@ import typer
 from replug_client.artefacts import default_cache_dir
 from replug_client.progress import configure_logging
 from replug_client.retriever.encoder import EncoderOptions
-from replug_client.supervisor.client import ClientOptions
 from replug_client.supervisor.local import LocalOptions
 from replug_client.supervisor.open import SupervisorOptions
+from replug_client.supervisor.options import ClientOptions, parse_concurrency
 from replug_client.supervisor.prompts import unescape
 from replug_client.training.candidates import CandidateOptions
 from replug_client.training.objectives import Aggregation, Denominator, Direction
@@ -176,18 +176,31 @@ def train(
         ),
     ] = None,
     base_url: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--base_url",
-            help="The server's. Default: OPENAI_BASE_URL, or http://localhost:8000/v1; a key is taken from "
-            "OPENAI_API_KEY only.",
+            help="The server's; again, or with commas, for several that serve the same model. Default: "
+            "OPENAI_BASE_URL, or http://localhost:8000/v1; a key is taken from OPENAI_API_KEY only.",
             rich_help_panel=_SUPERVISOR,
         ),
     ] = None,
     concurrency: Annotated[
-        int,
-        typer.Option("--concurrency", min=1, help="Requests under way at once.", rich_help_panel=_SUPERVISOR),
-    ] = 16,
+        str,
+        typer.Option(
+            "--concurrency",
+            help="Requests under way at once at each server; auto: as many as keep it busy.",
+            rich_help_panel=_SUPERVISOR,
+        ),
+    ] = "auto",
+    server_wait: Annotated[
+        float,
+        typer.Option(
+            "--server_wait",
+            min=0,
+            help="Seconds to wait for a server to come back when none is left.",
+            rich_help_panel=_SUPERVISOR,
+        ),
+    ] = 600.0,
     dtype: Annotated[
         str,
         typer.Option(
@@ -415,10 +428,10 @@ def train(
             supervisor=SupervisorOptions(
                 kind=supervisor.value,
                 model=model,
-                base_url=base_url,
+                base_url=",".join(base_url) if base_url else None,
                 tokenizer=tokenizer,
                 cache_dir=cache_dir,
-                client=ClientOptions(concurrency=concurrency),
+                client=ClientOptions(concurrency=parse_concurrency(concurrency), server_wait=server_wait),
                 local=LocalOptions(dtype=dtype),
             ),
             place=PlaceOptions(output_dir, cache_dir, resume, overwrite, save_or_load_index),

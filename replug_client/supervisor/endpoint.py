@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from dataclasses import dataclass
@@ -17,12 +18,31 @@ DEFAULT_BASE_URL = "http://localhost:8000/v1"
 
 _REFUSED_PROMPT = (400, 413, 422)
 _TRANSIENT = (408, 425, 429)
+# What a proxy says while the server behind it is gone.
+_GATEWAY = (502, 504)
+_UNAVAILABLE = 503
 # vLLM closes idle connections after 5 s; ours go earlier, so that none is reset under a request.
 _KEEP_ALIVE_SECONDS = 3.0
 
 
 class PromptRefusedError(SupervisorRequestError):
     """The server refused what a request holds (400, 413, 422): one bad prompt may have done it."""
+
+
+class LostConnectionError(SupervisorUnavailableError):
+    """Refused, reset, cut off, or 502 to 504: the server may be gone, and another may come in its place."""
+
+
+class BusyError(SupervisorUnavailableError):
+    """408, 425, 429: the server has too much to do, and says so."""
+
+
+class RefusedForNowError(LostConnectionError):
+    """503: too much to do, or shutting down; it does not say which."""
+
+
+class TimedOutError(SupervisorUnavailableError):
+    """No whole answer within the time; less work in one request may get one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +63,20 @@ class ServedModel:
 def default_base_url() -> str:
     """``OPENAI_BASE_URL``, or the place where vLLM listens by default."""
     return os.environ.get("OPENAI_BASE_URL") or DEFAULT_BASE_URL
+
+
+def base_urls(text: str | None) -> list[str]:
+    """The servers in a list with commas between them; None takes ``default_base_url``.
+
+    Raises:
+        OptionError: none in it, or one twice.
+    """
+    urls = [url.strip().rstrip("/") for url in (text or default_base_url()).split(",") if url.strip()]
+    if not urls:
+        raise OptionError(f"--base_url {text!r} holds no URL; expected one such as {DEFAULT_BASE_URL}")
+    if len(set(urls)) < len(urls):
+        raise OptionError(f"--base_url names a server twice: {', '.join(urls)}")
+    return urls
 
 
 def api_key() -> str:
@@ -76,6 +110,7 @@ class Endpoint:
         self._client = client.with_options(max_retries=0)
         self.base_url = str(client.base_url).rstrip("/")
         self._root = self.base_url.removesuffix("/v1")
+        self._timeout = _seconds(client.timeout)
 
     async def served_model(self, model: str) -> ServedModel:
         """Find ``model`` among what is served, by id, by root, or by being the same folder.
@@ -116,45 +151,81 @@ class Endpoint:
             beginning = content[:80].decode("utf-8", "replace")
             raise SupervisorUnavailableError(f"{url}: an answer, but no JSON: {beginning!r}") from error
 
-    async def post(self, path: str, payload: dict[str, Any], *, beside_v1: bool = False) -> bytes:
+    async def metrics(self) -> str:
+        """The server's ``/metrics``, in the text form of Prometheus."""
+        return (await self._ask(self._root + "/metrics", None)).decode("utf-8", "replace")
+
+    async def post(
+        self, path: str, payload: dict[str, Any], *, beside_v1: bool = False, timeout: float | None = None
+    ) -> bytes:
         """POST a JSON payload below the base URL, or below the server's root; the body of the answer.
 
+        Args:
+            path: From the base URL, or the root, on.
+            payload: What is sent.
+            beside_v1: The path lies at the root.
+            timeout: Seconds for the whole answer, if less than the client's.
+
         Raises:
-            SupervisorUnavailableError: no answer, a broken one, 5xx or 429; may work later.
+            LostConnectionError: no connection, a broken one, or a gateway without a server.
+            TimedOutError: not all of the answer came in time.
+            BusyError: 429 and the like.
+            SupervisorUnavailableError: any other 5xx; may work later.
             PromptRefusedError: 400, 413, 422.
             SupervisorRequestError: any other refusal.
         """
-        return await self._ask((self._root if beside_v1 else self.base_url) + path, payload)
+        return await self._ask((self._root if beside_v1 else self.base_url) + path, payload, timeout)
 
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()
 
-    async def _ask(self, url: str, payload: dict[str, Any] | None) -> bytes:
+    async def _ask(self, url: str, payload: dict[str, Any] | None, timeout: float | None = None) -> bytes:
+        seconds = min(timeout or self._timeout, self._timeout)
         try:
-            if payload is None:
-                response = await self._client.get(url, cast_to=httpx2.Response)
-            else:
-                response = await self._client.post(url, cast_to=httpx2.Response, body=payload)
+            # The transport's own limit is for each piece of an answer: one that drips would never end.
+            async with asyncio.timeout(seconds):
+                if payload is None:
+                    response = await self._client.get(url, cast_to=httpx2.Response)
+                else:
+                    response = await self._client.post(url, cast_to=httpx2.Response, body=payload)
+                return response.content
         except openai.APIStatusError as error:
             raise _status_error(url, error.response) from error
-        except openai.APITimeoutError as error:
-            raise SupervisorUnavailableError(
-                f"{url}: no answer in time. Is the server overloaded? Lower --concurrency."
+        except (openai.APITimeoutError, TimeoutError) as error:
+            if isinstance(error.__cause__, httpx2.ConnectTimeout):
+                raise _lost(url, error) from error
+            raise TimedOutError(
+                f"{url}: no answer in {seconds:g} s. Is the server overloaded? Lower --concurrency."
             ) from error
         except (openai.APIConnectionError, httpx2.HTTPError) as error:
-            cause = error.__cause__ or error
-            raise SupervisorUnavailableError(
-                f"{url}: no connection ({type(cause).__name__}: {cause}). Is the server running there?"
-                " Start one with: python -m vllm.entrypoints.openai.api_server --model NAME_OR_FOLDER"
-            ) from error
-        return response.content
+            raise _lost(url, error) from error
+
+
+def _seconds(timeout: float | httpx2.Timeout | None) -> float:
+    """What an answer may take, of a client's setting."""
+    value = timeout.read if isinstance(timeout, httpx2.Timeout) else timeout
+    return float("inf") if value is None else float(value)
+
+
+def _lost(url: str, error: Exception) -> LostConnectionError:
+    cause = error.__cause__ or error
+    return LostConnectionError(
+        f"{url}: no connection ({type(cause).__name__}: {cause}). Is the server running there?"
+        " Start one with: python -m server --model NAME_OR_FOLDER"
+    )
 
 
 def _status_error(url: str, response: httpx2.Response) -> SupervisorRequestError | SupervisorUnavailableError:
     status = response.status_code
     text = f"{url}: status {status}: {_reason(response)}"
-    if status >= 500 or status in _TRANSIENT:
+    if status in _GATEWAY:
+        return LostConnectionError(text)
+    if status == _UNAVAILABLE:
+        return RefusedForNowError(text)
+    if status in _TRANSIENT:
+        return BusyError(text)
+    if status >= 500:
         return SupervisorUnavailableError(text)
     if status in _REFUSED_PROMPT:
         return PromptRefusedError(text)

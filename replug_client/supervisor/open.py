@@ -10,9 +10,10 @@ from typing import Literal
 from replug_client.errors import OptionError, SupervisorError
 from replug_client.supervisor.cache import ScoreCache
 from replug_client.supervisor.cached import CachedSupervisor
-from replug_client.supervisor.client import ClientOptions, RemoteSupervisor
-from replug_client.supervisor.endpoint import default_base_url, make_client
+from replug_client.supervisor.client import RemoteSupervisor
+from replug_client.supervisor.endpoint import base_urls, make_client
 from replug_client.supervisor.local import LocalOptions, LocalSupervisor
+from replug_client.supervisor.options import ClientOptions
 from replug_client.supervisor.server_tokenizer import ServerTokenizer
 from replug_client.supervisor.tokenizer import SupervisorTokenizer, check_same_ids, load_tokenizer
 
@@ -28,7 +29,8 @@ class SupervisorOptions:
     Attributes:
         model: Name or folder; at a server, the name that it serves.
         kind: ``server``: an OpenAI-compatible one; ``local``: in this process.
-        base_url: Of the server, with ``/v1``; None takes ``OPENAI_BASE_URL``, or vLLM's default.
+        base_url: Of the server, with ``/v1``, or of several, with commas between them; None takes
+            ``OPENAI_BASE_URL``, or vLLM's default.
         tokenizer: Name or folder of the tokenizer, where it is not to be found by ``model``.
         cache_dir: Where ``scores.sqlite`` lies; None keeps scores in memory only.
         timeout: Seconds that a server has for an answer.
@@ -63,19 +65,23 @@ def open_supervisor(options: SupervisorOptions) -> tuple[CachedSupervisor, Super
             tokenizer = load_tokenizer(options.tokenizer or options.model)
             supervisor = LocalSupervisor.load(options.model, options.local)
         else:
-            base_url = options.base_url or default_base_url()
-            supervisor = RemoteSupervisor(
-                make_client(base_url, timeout=options.timeout), options.model, options.client
-            )
+            urls = base_urls(options.base_url)
+            clients = [make_client(url, timeout=options.timeout) for url in urls]
+            supervisor = RemoteSupervisor(clients, options.model, options.client)
             try:
-                tokenizer = _tokenizer_of_server(options, base_url, supervisor.name)
+                tokenizer = _tokenizer_of_server(options, urls[0], supervisor.name)
             except BaseException:
                 supervisor.close()
                 raise
     except BaseException:
         cache.close()
         raise
-    return CachedSupervisor(supervisor, cache), tokenizer
+    try:
+        return CachedSupervisor(supervisor, cache), tokenizer
+    except BaseException:
+        supervisor.close()
+        cache.close()
+        raise
 
 
 def _tokenizer_of_server(options: SupervisorOptions, base_url: str, name: str) -> SupervisorTokenizer:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,14 +19,17 @@ from replug_client.errors import (
     UnreadableAnswerError,
     WrongAnswerError,
 )
+from replug_client.supervisor.canary import CANARY
 from replug_client.supervisor.client import ClientOptions, RemoteSupervisor
-from replug_client.supervisor.endpoint import default_base_url, make_client
+from replug_client.supervisor.endpoint import base_urls, default_base_url, make_client
 from replug_client.supervisor.fake import hashed_log_probs
 from replug_client.supervisor.protocol import Prompt, Score
 from tests.supervisor.contract import random_prompts
 from tests.supervisor.fake_server import MODEL, Body, FakeServer, Mischief, running
 
-QUICK = ClientOptions(concurrency=4, prompts_per_request=4, attempts=3, first_wait=0.01, longest_wait=0.02)
+QUICK = ClientOptions(
+    concurrency=4, prompts_per_request=4, attempts=3, first_wait=0.01, longest_wait=0.02, server_wait=0.3
+)
 Reply = tuple[int, Body] | None
 
 
@@ -129,16 +133,27 @@ def test_prompts_travel_together_within_the_limits_and_long_with_long(stack: Exi
     assert server.complaints == []
 
 
-def times(count: int, reply: Callable[[], tuple[int, Body]], skip: int = 2) -> Mischief:
-    """Spoil ``count`` answers after the probe's ``skip`` requests."""
+def is_canary(payload: dict[str, Any]) -> bool:
+    return any(tuple(ids) == CANARY.ids for ids in payload["prompt"])
+
+
+def of_pairs(server: FakeServer) -> list[dict[str, Any]]:
+    """The requests for pairs: not the probe's, and not those that hold a server against its canary."""
+    return [request for request in server.requests if not is_canary(request)]
+
+
+def times(count: int, reply: Callable[[], tuple[int, Body]], *, canaries_too: bool = False) -> Mischief:
+    """Spoil the first ``count`` answers to requests for pairs; then the canaries' from then on, too."""
     lock = threading.Lock()
     seen = 0
 
     def spoil(server: FakeServer, payload: dict[str, Any], body: Body) -> Reply:
         nonlocal seen
         with lock:
+            if is_canary(payload):
+                return reply() if canaries_too and seen else None
             seen += 1
-            return reply() if skip < seen <= skip + count else None
+            return reply() if seen <= count else None
 
     return spoil
 
@@ -162,23 +177,26 @@ def test_what_is_transient_is_asked_again(stack: ExitStack, reply: tuple[int, Bo
     server = start(stack, FakeServer(mischief=times(2, lambda: reply)))
     prompts = random_prompts(4)
     supervisor = connect(stack, server)
-    before = len(server.requests)
     check(prompts, supervisor.score(prompts))
-    assert len(server.requests) - before == 3
+    assert len(of_pairs(server)) == 3
 
 
 @pytest.mark.parametrize("reply", TRANSIENT.values(), ids=TRANSIENT)
-def test_what_stays_broken_ends_in_a_typed_error(stack: ExitStack, reply: tuple[int, Body]) -> None:
+def test_what_stays_broken_ends_in_a_typed_error_with_pair_server_and_mend(
+    stack: ExitStack, reply: tuple[int, Body]
+) -> None:
     server = start(stack, FakeServer(mischief=times(1000, lambda: reply)))
     supervisor = connect(stack, server)
-    before = len(server.requests)
-    with pytest.raises((SupervisorUnavailableError, UnreadableAnswerError), match=server.base_url):
-        supervisor.score(random_prompts(1))
-    assert len(server.requests) - before == QUICK.attempts
+    (prompt,) = random_prompts(1)
+    with pytest.raises((SupervisorUnavailableError, UnreadableAnswerError)) as caught:
+        supervisor.score([replace(prompt, label="example 3, passage 'p'")])
+    for part in ("example 3, passage 'p'", server.base_url, "3 times", "python -m server check --base_url"):
+        assert part in str(caught.value)
+    assert len(of_pairs(server)) == QUICK.attempts
 
 
 def test_no_server_at_all_says_how_to_start_one() -> None:
-    with pytest.raises(SupervisorUnavailableError, match=r"127.0.0.1:1/v1/models.*vllm.entrypoints"):
+    with pytest.raises(SupervisorUnavailableError, match=r"127.0.0.1:1/v1/models.*python -m server --model"):
         RemoteSupervisor(make_client("http://127.0.0.1:1/v1"), MODEL, QUICK)
 
 
@@ -186,10 +204,9 @@ def test_no_server_at_all_says_how_to_start_one() -> None:
 def test_a_refusal_of_the_request_itself_is_final(stack: ExitStack, status: int) -> None:
     server = start(stack, FakeServer(mischief=times(1000, lambda: (status, {"error": "Unauthorized"}))))
     supervisor = connect(stack, server)
-    before = len(server.requests)
     with pytest.raises(SupervisorRequestError, match=f"status {status}: Unauthorized"):
         supervisor.score(random_prompts(4))
-    assert len(server.requests) - before == 1
+    assert len(of_pairs(server)) == 1
 
 
 def test_a_poisoned_prompt_is_named_and_its_neighbours_are_scored(stack: ExitStack) -> None:
@@ -209,6 +226,83 @@ def test_a_poisoned_prompt_is_named_and_its_neighbours_are_scored(stack: ExitSta
         supervisor.submit(prompts, take).result()
     assert sorted(handed) == [position for position in range(12) if position != 6]
     check(clean, [handed[position] for position in sorted(handed)])
+
+
+def wrong(body: Body, kind: str) -> Body:
+    """The answer with what is wrong in its last choice alone."""
+    assert isinstance(body, dict)
+    choice = body["choices"][-1]
+    rows = choice["prompt_logprobs"]
+    if kind == "[null]":
+        choice["prompt_logprobs"] = [None]
+    elif kind == "NaN":
+        rows[-1] = {token: entry | {"logprob": float("nan")} for token, entry in rows[-1].items()}
+    elif kind == "length":
+        del rows[-1]
+    elif kind == "ids":
+        rows[-1] = {"99999": {"logprob": -1.0}}
+    elif kind == "abort":
+        choice["finish_reason"] = "abort"
+    return body
+
+
+@pytest.mark.parametrize("kind", ["[null]", "NaN", "length", "ids", "abort"])
+def test_a_wrong_answer_that_passes_costs_one_more_question_for_that_prompt_alone(
+    stack: ExitStack, kind: str
+) -> None:
+    spoilt: list[list[int]] = []
+
+    def spoil(server: FakeServer, payload: dict[str, Any], body: Body) -> Reply:
+        if is_canary(payload) or spoilt:
+            return None
+        spoilt.append(payload["prompt"][-1])
+        return 200, wrong(body, kind)
+
+    server = start(stack, FakeServer(mischief=spoil))
+    prompts = random_prompts(4)
+    check(prompts, connect(stack, server).score(prompts))
+    assert [request["prompt"] for request in of_pairs(server)][1:] == [spoilt]
+
+
+def test_a_time_out_is_asked_for_again_in_halves(stack: ExitStack) -> None:
+    release = threading.Event()
+    stack.callback(release.set)
+
+    def hang(server: FakeServer, payload: dict[str, Any], body: Body) -> Reply:
+        if len(payload["prompt"]) == 4:
+            release.wait(20)
+        return None
+
+    server = start(stack, FakeServer(mischief=hang))
+    client = make_client(server.base_url, timeout=0.5)
+    supervisor = stack.enter_context(RemoteSupervisor(client, MODEL, QUICK))
+    prompts = random_prompts(4)
+    check(prompts, supervisor.score(prompts))
+    assert [len(request["prompt"]) for request in of_pairs(server)] == [4, 2, 2]
+
+
+def test_what_fails_again_and_again_is_halved_until_the_culprit_stands_alone(stack: ExitStack) -> None:
+    def choke(server: FakeServer, payload: dict[str, Any], body: Body) -> Reply:
+        return (500, {"error": "KeyError"}) if any(666 in ids for ids in payload["prompt"]) else None
+
+    server = start(stack, FakeServer(mischief=choke))
+    supervisor = connect(stack, server, replace(QUICK, attempts=6))
+    prompts = [Prompt((0, 666, 7), 1, "example 9, passage 'p'"), *random_prompts(3)]
+    handed: list[int] = []
+    with pytest.raises(SupervisorUnavailableError, match=r"example 9, passage 'p'.*KeyError"):
+        supervisor.submit(prompts, lambda positions, _: handed.extend(positions)).result()
+    assert sorted(handed) == [1, 2, 3]
+
+
+def test_a_server_that_does_nothing_right_ends_a_submission_before_all_of_it_is_asked_for(
+    stack: ExitStack,
+) -> None:
+    server = start(stack, FakeServer(mischief=times(10**6, lambda: (500, {"error": "broken"}))))
+    supervisor = connect(stack, server)
+    with pytest.raises(SupervisorUnavailableError, match="broken"):
+        supervisor.score(random_prompts(200))
+    asked = {json.dumps(ids) for request in of_pairs(server) for ids in request["prompt"]}
+    assert len(asked) < 100
 
 
 def test_a_wrong_answer_for_one_prompt_leaves_the_others(stack: ExitStack) -> None:
@@ -264,6 +358,16 @@ def test_the_base_url_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch
     assert default_base_url() == "http://gpu:9000/v1"
     with pytest.raises(OptionError, match="http://"):
         make_client("gpu:9000/v1")
+
+
+def test_several_base_urls_are_told_apart_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert base_urls("http://a/v1, http://b/v1/,") == ["http://a/v1", "http://b/v1"]
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://c/v1,http://d/v1")
+    assert base_urls(None) == ["http://c/v1", "http://d/v1"]
+    with pytest.raises(OptionError, match="twice"):
+        base_urls("http://a/v1,http://a/v1/")
+    with pytest.raises(OptionError, match="no URL"):
+        base_urls(",")
 
 
 def test_a_base_url_that_is_no_such_server_says_so(stack: ExitStack) -> None:

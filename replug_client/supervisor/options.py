@@ -1,0 +1,68 @@
+"""How a server is asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from replug_client.errors import OptionError
+
+_SHORTEST_RECHECK = 0.01  # else a server would be asked for its canary again before it gets anything to do
+
+
+@dataclass(frozen=True, slots=True)
+class ClientOptions:
+    """How a server, or a pool of them, is asked.
+
+    Attributes:
+        concurrency: Requests in flight at once at each server, over all submissions; ``auto`` finds out.
+        prompts_per_request: Most prompts in one request.
+        tokens_per_request: Most tokens in one request; a longer prompt goes alone.
+        attempts: How often a prompt is sent before what keeps it from a score counts as an error.
+        first_wait: Seconds before the third attempt (the second often comes at once); doubled each time.
+        longest_wait: Bound of the above.
+        server_wait: Seconds to wait for a server to come back when none is left.
+        recheck_after: Seconds without an answer after which a server has to pass the canary again. It may
+            have been exchanged meanwhile, and connections that would have told are closed by then; loading
+            a model takes longer than this.
+    """
+
+    concurrency: int | Literal["auto"] = "auto"
+    prompts_per_request: int = 8
+    tokens_per_request: int = 8192
+    attempts: int = 8
+    first_wait: float = 0.25
+    longest_wait: float = 2.0
+    server_wait: float = 600.0
+    recheck_after: float = 10.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        for name in ("concurrency", "prompts_per_request", "tokens_per_request", "attempts"):
+            value = getattr(self, name)
+            if value != "auto" and value < 1:
+                raise OptionError(f"--{name} must be at least 1, not {value}")
+        if self.recheck_after < _SHORTEST_RECHECK:
+            raise OptionError(
+                f"recheck_after must be at least {_SHORTEST_RECHECK} s, not {self.recheck_after}"
+            )
+        if self.server_wait < 0:
+            raise OptionError(f"--server_wait must be 0 or more seconds, not {self.server_wait:g}")
+
+    @property
+    def fixed_concurrency(self) -> int | None:
+        """The caller's figure, or None for ``auto``."""
+        return None if self.concurrency == "auto" else self.concurrency
+
+
+def parse_concurrency(text: str) -> int | Literal["auto"]:
+    """Read ``--concurrency``.
+
+    Raises:
+        OptionError: neither ``auto`` nor a number of at least 1.
+    """
+    if text == "auto":
+        return "auto"
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise OptionError(f"--concurrency must be auto or a number of at least 1, not {text!r}")
+    return int(text)

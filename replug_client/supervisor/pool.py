@@ -1,0 +1,321 @@
+"""The servers of a run: who gets the next request, who is gone, and who may come back.
+
+A server that breaks a connection is given no new work until it has passed the canary: it may have been restarted
+with another model under the same name. What was on its way to us by then is held back until that is known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import ClassVar
+
+from replug_client.errors import SupervisorChangedError, SupervisorError, SupervisorUnavailableError
+from replug_client.supervisor.endpoint import (
+    BusyError,
+    Endpoint,
+    LostConnectionError,
+    RefusedForNowError,
+    TimedOutError,
+)
+from replug_client.supervisor.limiter import Limiter, waiting_prompts
+from replug_client.supervisor.options import ClientOptions
+
+_log = logging.getLogger(__name__)
+
+_LONGEST_PROBE_WAIT = 10.0
+_REMIND_SECONDS = 60.0
+_METRICS_SECONDS = 2.0
+
+Check = Callable[[Endpoint], Awaitable[None]]
+"""Ends well where a server is as it was; raises ``SupervisorChangedError`` where another model answers."""
+
+
+class OutageError(SupervisorUnavailableError):
+    """No server is left, and none came back; it was waited for, so asking again is of no use."""
+
+    retryable: ClassVar[bool] = False
+
+
+class State(Enum):
+    """Where a server stands."""
+
+    ALIVE = auto()
+    IN_DOUBT = auto()  # a connection broke, or none was there for long: it has to pass the canary
+    GONE = auto()  # asked again and again until it is back
+    CHANGED = auto()  # never asked again
+
+
+@dataclass(eq=False)
+class Replica:
+    """One server.
+
+    Attributes:
+        endpoint: Where it is.
+        limiter: How many requests it gets at once.
+        state: See ``State``.
+        error: Why it is not alive.
+        requests: In flight.
+        prompts: In flight.
+        tokens: In flight.
+        seen: When it last answered, by ``time.monotonic``.
+        settled: Set where it is known whether the server is as it was.
+        tells_queue: Whether its ``/metrics`` says how many prompts wait, so far as is known.
+        watcher: Reads them.
+    """
+
+    endpoint: Endpoint
+    limiter: Limiter
+    state: State = State.ALIVE
+    error: SupervisorError | None = None
+    requests: int = 0
+    prompts: int = 0
+    tokens: int = 0
+    seen: float = field(default_factory=time.monotonic)
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
+    tells_queue: bool = True
+    watcher: asyncio.Task[None] | None = None
+
+
+class Slot:
+    """A place at a server for one request."""
+
+    def __init__(self, pool: Pool, replica: Replica) -> None:
+        self.endpoint = replica.endpoint
+        self._pool = pool
+        self._replica = replica
+
+    async def confirm(self) -> None:
+        """Wait, where the server is in doubt, until what it answered may be believed.
+
+        Raises:
+            LostConnectionError: it must not be, or it cannot be known; ask another one.
+        """
+        await self._pool.confirm(self._replica)
+
+
+class Pool:
+    """Gives each request to the server with the least work under way, measured in tokens."""
+
+    def __init__(self, endpoints: Sequence[Endpoint], check: Check, options: ClientOptions) -> None:
+        self.replicas = [Replica(e, Limiter(options.fixed_concurrency)) for e in endpoints]
+        self._check = check
+        self._options = options
+        self._waiting: deque[tuple[asyncio.Future[Replica], int, int]] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._outage: asyncio.Task[None] | None = None
+        self._over: OutageError | None = None  # an outage that was waited for, and lasts
+        self._back = asyncio.Event()
+
+    @property
+    def names(self) -> str:
+        """The servers' URLs."""
+        return ", ".join(replica.endpoint.base_url for replica in self.replicas)
+
+    @asynccontextmanager
+    async def slot(self, prompts: int, tokens: int, *, again: bool = False) -> AsyncIterator[Slot]:
+        """A place for a request, first come, first served; what goes wrong inside is noted.
+
+        Args:
+            prompts: How many it holds.
+            tokens: How many they hold.
+            again: It was sent before, and goes first: so a server that is broken is found out soon.
+
+        Raises:
+            OutageError: no server came back in time.
+            SupervisorChangedError: all that is left serves another model.
+        """
+        replica = await self._place(prompts, tokens, again)
+        began = time.monotonic()
+        try:
+            yield Slot(self, replica)
+        except SupervisorUnavailableError as error:
+            if isinstance(error, LostConnectionError | TimedOutError):
+                self._doubt(replica, error)
+            if isinstance(error, BusyError | RefusedForNowError | TimedOutError):
+                replica.limiter.overloaded(time.monotonic() - began)
+            raise
+        else:
+            replica.seen = time.monotonic()
+            replica.limiter.answered(tokens, replica.seen - began, crowded=bool(self._waiting))
+        finally:
+            self._free(replica, prompts, tokens)
+
+    async def confirm(self, replica: Replica) -> None:
+        """See ``Slot.confirm``."""
+        if replica.state is not State.ALIVE:
+            await replica.settled.wait()
+            if replica.state is not State.ALIVE:
+                raise LostConnectionError(f"an answer of a server that is gone since: {replica.error}")
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for replica in self.replicas:
+            await replica.endpoint.close()
+
+    async def _place(self, prompts: int, tokens: int, again: bool) -> Replica:
+        future: asyncio.Future[Replica] = asyncio.get_running_loop().create_future()
+        (self._waiting.appendleft if again else self._waiting.append)((future, prompts, tokens))
+        self._hand_out()
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self._free(future.result(), prompts, tokens)
+            raise
+
+    def _hand_out(self) -> None:
+        while self._waiting:
+            if self._waiting[0][0].done():  # cancelled
+                self._waiting.popleft()
+                continue
+            replica = self._least_busy()
+            if replica is None:
+                break
+            future, prompts, tokens = self._waiting.popleft()
+            replica.requests += 1
+            replica.prompts += prompts
+            replica.tokens += tokens
+            future.set_result(replica)
+            self._watch(replica)
+        if self._waiting:
+            self._look_for_outage()
+
+    def _least_busy(self) -> Replica | None:
+        best = None
+        for replica in self.replicas:
+            if replica.state is not State.ALIVE or replica.requests >= replica.limiter.limit:
+                continue
+            if not replica.requests and time.monotonic() - replica.seen > self._options.recheck_after:
+                self._doubt(replica, None)
+            elif best is None or replica.tokens < best.tokens:
+                best = replica
+        return best
+
+    def _free(self, replica: Replica, prompts: int, tokens: int) -> None:
+        replica.requests -= 1
+        replica.prompts -= prompts
+        replica.tokens -= tokens
+        self._hand_out()
+
+    def _start(self, work: Awaitable[None]) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _doubt(self, replica: Replica, error: SupervisorError | None) -> None:
+        if replica.state is State.ALIVE:
+            replica.state, replica.error = State.IN_DOUBT, error
+            replica.settled.clear()
+            self._start(self._restore(replica))
+
+    async def _restore(self, replica: Replica) -> None:
+        """Ask for the canary until the server is back, or another model answers."""
+        url, began, wait, asked = replica.endpoint.base_url, time.monotonic(), self._options.first_wait, 0
+        while True:
+            try:
+                await self._check(replica.endpoint)
+                break
+            except SupervisorChangedError as error:
+                _log.error("%s", error)
+                replica.state, replica.error = State.CHANGED, error
+                self._back.set()
+                break
+            except SupervisorError as error:
+                asked, replica.error = asked + 1, error
+            if asked == 2:  # one failure may be chance
+                replica.state = State.GONE
+                _log.warning("%s is gone (%s)", url, replica.error)
+            if asked >= 2:
+                self._look_for_outage()
+            await asyncio.sleep(wait)
+            wait = min(2 * wait, _LONGEST_PROBE_WAIT)
+        if replica.state is not State.CHANGED:
+            if replica.state is State.GONE:
+                _log.warning("%s is back after %.0f s", url, time.monotonic() - began)
+                replica.limiter.restart()
+            replica.state, replica.error, replica.seen = State.ALIVE, None, time.monotonic()
+            self._over = None
+            self._back.set()
+        replica.settled.set()
+        self._hand_out()
+
+    def _look_for_outage(self) -> None:
+        if any(replica.state in (State.ALIVE, State.IN_DOUBT) for replica in self.replicas):
+            return
+        if all(replica.state is State.CHANGED for replica in self.replicas):
+            self._fail(self.replicas[0].error or SupervisorChangedError("another model is served"))
+        elif self._over is not None:
+            self._fail(self._over)
+        elif self._outage is None or self._outage.done():
+            self._outage = self._start(self._wait_for_any())
+
+    async def _wait_for_any(self) -> None:
+        """Say so, and wait; when the time is over, all that waits fails."""
+        began, longest = time.monotonic(), self._options.server_wait
+        _log.warning(
+            "no supervisor is left (%s); waiting up to %.0f s for one to come back. What was scored is kept.",
+            self.names,
+            longest,
+        )
+        while not any(replica.state is State.ALIVE for replica in self.replicas):
+            if all(replica.state is State.CHANGED for replica in self.replicas):
+                return self._look_for_outage()
+            left = began + longest - time.monotonic()
+            if left <= 0:
+                self._over = self._gone_for_good()
+                return self._fail(self._over)
+            self._back.clear()
+            try:
+                await asyncio.wait_for(self._back.wait(), min(left, _REMIND_SECONDS))
+            except TimeoutError:
+                waited = time.monotonic() - began
+                if waited < longest:
+                    _log.warning("still no supervisor after %.0f s of %.0f", waited, longest)
+        return None
+
+    def _gone_for_good(self) -> OutageError:
+        errors = "; ".join(str(replica.error) for replica in self.replicas)
+        return OutageError(
+            f"{errors} (no supervisor came back in {self._options.server_wait:g} s)."
+            " Start it again, and then the same command with --resume: what was scored is kept, so nothing is"
+            " asked for twice. --server_wait sets how long to wait."
+        )
+
+    def _fail(self, error: SupervisorError) -> None:
+        """Everything that waits ends with this error, and so does later work until a server is back."""
+        waiting, self._waiting = self._waiting, deque()
+        for future, _, _ in waiting:
+            if not future.done():
+                future.set_exception(error)
+        for replica in self.replicas:
+            replica.settled.set()
+
+    def _watch(self, replica: Replica) -> None:
+        idle = replica.watcher is None or replica.watcher.done()
+        if idle and replica.tells_queue and self._options.concurrency == "auto":
+            replica.watcher = self._start(self._watch_queue(replica))
+
+    async def _watch_queue(self, replica: Replica) -> None:
+        """While the server has work, tell its limiter how much of it waits; ends where it cannot be read."""
+        while replica.requests and replica.state is State.ALIVE:
+            await asyncio.sleep(_METRICS_SECONDS)
+            if not replica.requests:
+                return
+            try:
+                waiting = waiting_prompts(await replica.endpoint.metrics())
+            except SupervisorUnavailableError:
+                return
+            except SupervisorError:
+                waiting = None
+            if waiting is None:
+                replica.tells_queue = False
+                return
+            replica.limiter.queue(waiting, replica.prompts)

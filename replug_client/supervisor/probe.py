@@ -1,0 +1,193 @@
+"""What a server is asked before it gets work: what it serves, which formats work, and the canary."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
+
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
+
+from replug_client.errors import (
+    OptionError,
+    SupervisorChangedError,
+    SupervisorError,
+    SupervisorRequestError,
+    UnreadableAnswerError,
+    WrongAnswerError,
+)
+from replug_client.supervisor.canary import CANARY, difference
+from replug_client.supervisor.endpoint import Endpoint, ServedModel
+from replug_client.supervisor.formats import WireFormat
+from replug_client.supervisor.options import ClientOptions
+from replug_client.supervisor.protocol import Prompt, Score
+
+_log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+_PROBE_TOLERANCE = 0.5  # nats per token: bfloat16 noise stays below, another text does not
+_WRONG_ANSWERS = 3  # of one question, before the format counts as one that does not work
+_CANARY_SECONDS = 120.0  # a canary waits behind what is queued, but no server is so full
+_PART = Prompt(CANARY.ids[:-8], CANARY.num_continuation - 8, "the first part of the canary prompt")
+
+
+async def served_models(
+    endpoints: Sequence[Endpoint], model: str, options: ClientOptions
+) -> list[ServedModel]:
+    """What each of the servers says of ``model``.
+
+    Raises:
+        OptionError: one does not serve it.
+        SupervisorError: one cannot be asked.
+    """
+    return await asyncio.gather(*[_patiently(lambda e=e: e.served_model(model), options) for e in endpoints])  # type: ignore[misc]
+
+
+async def choose_format(
+    names: Mapping[Endpoint, str], formats: Sequence[WireFormat], options: ClientOptions
+) -> tuple[WireFormat, Score]:
+    """The first format that all the servers answer rightly, and the first server's canary.
+
+    Args:
+        names: The servers, and what each calls the model.
+        formats: In the order in which they are tried.
+        options: How often what is transient is tried.
+
+    Raises:
+        SupervisorError: no format works, or the servers do not serve one and the same model.
+    """
+    reasons = []
+    for wire_format in formats:
+        found = await asyncio.gather(
+            *[_probe(endpoint, name, wire_format, options) for endpoint, name in names.items()],
+            return_exceptions=True,
+        )
+        errors = [item for item in found if isinstance(item, BaseException)]
+        for error in errors:
+            # 400, 403, 404: not here, or not for us. The list of models was given, so it is not the key.
+            if not isinstance(error, WrongAnswerError | UnreadableAnswerError | SupervisorRequestError):
+                raise error
+        if not errors:
+            canaries = [item for item in found if isinstance(item, Score)]
+            _check_same(list(names), canaries)
+            return wire_format, canaries[0]
+        reasons.append(f"{wire_format.name}: {errors[0]}")
+        _log.debug("format %s does not work: %s", wire_format.name, errors[0])
+    places = ", ".join(endpoint.base_url for endpoint in names)
+    raise SupervisorError(
+        f"no prompt log-probs for {next(iter(names.values()))!r} from {places}, in any format:\n  "
+        + "\n  ".join(reasons)
+        + "\nServe the model with vLLM (python -m server --model NAME_OR_FOLDER), or score in process with"
+        " --supervisor local."
+    )
+
+
+async def check_unchanged(endpoint: Endpoint, name: str, wire_format: WireFormat, canary: Score) -> None:
+    """Hold a server's canary against the one of before.
+
+    Raises:
+        SupervisorChangedError: another model answers.
+        SupervisorError: there is no answer, or a wrong one.
+    """
+    try:
+        (found,) = await ask_once(endpoint, name, wire_format, [CANARY], timeout=_CANARY_SECONDS)
+    except SupervisorRequestError:
+        try:
+            await endpoint.served_model(name)
+        except OptionError as error:
+            raise SupervisorChangedError(f"{error} It did when this run began. {_MEND}") from error
+        raise
+    apart = difference(canary, found)
+    if not apart.is_noise:
+        raise SupervisorChangedError(
+            f"{endpoint.base_url} serves another model under the name {name!r} than when this run began:"
+            f" the canary prompt's score differs by {apart}. None of its scores were kept. {_MEND}"
+        )
+
+
+_MEND = "Start the server with the model of before and go on with --resume, or begin another run."
+
+
+async def ask_once(
+    endpoint: Endpoint,
+    name: str,
+    wire_format: WireFormat,
+    prompts: Sequence[Prompt],
+    timeout: float | None = None,
+) -> list[Score]:
+    """One request, no second attempt.
+
+    Raises:
+        SupervisorError: the first of what went wrong.
+    """
+    body = await endpoint.post(
+        wire_format.path, wire_format.build(name, prompts), beside_v1=wire_format.beside_v1, timeout=timeout
+    )
+    scores = []
+    for result in wire_format.parse(body, prompts):
+        if isinstance(result, SupervisorError):
+            raise result
+        scores.append(result)
+    return scores
+
+
+async def _probe(endpoint: Endpoint, name: str, wire_format: WireFormat, options: ClientOptions) -> Score:
+    """The canary's score, asked for alone; then again beside its own first part, which must agree."""
+
+    async def ask(prompts: Sequence[Prompt]) -> list[Score]:
+        return await _patiently(lambda: ask_once(endpoint, name, wire_format, prompts), options)
+
+    (alone,) = await ask([CANARY])
+    together = [[_PART, CANARY]] if wire_format.max_prompts != 1 else [[_PART], [CANARY]]
+    first, again = [score for prompts in together for score in await ask(prompts)]
+    apart = max(
+        difference(first, Score(alone.token_log_probs[:-8])).largest, difference(again, alone).largest
+    )
+    if apart > _PROBE_TOLERANCE:
+        raise WrongAnswerError(
+            f"the canary prompt alone and beside another differ by {apart:.3f} nats per token;"
+            " the server mixes up prompts, or shifts positions"
+        )
+    return alone
+
+
+async def _patiently(ask: Callable[[], Awaitable[_T]], options: ClientOptions) -> _T:
+    """Ask again where that may help: a few times where the answer was a wrong one, else with waits."""
+    wrong = 0
+
+    def worth_another(error: BaseException) -> bool:
+        nonlocal wrong
+        wrong += isinstance(error, WrongAnswerError | UnreadableAnswerError)
+        if isinstance(error, WrongAnswerError | UnreadableAnswerError):
+            return wrong < _WRONG_ANSWERS
+        return isinstance(error, SupervisorError) and error.retryable
+
+    retrying = AsyncRetrying(
+        retry=retry_if_exception(worth_another),
+        stop=stop_after_attempt(options.attempts),
+        wait=wait_exponential(options.first_wait, options.longest_wait) + wait_random(0, options.first_wait),
+        before_sleep=lambda state: _log.log(
+            logging.DEBUG if wrong else logging.WARNING,
+            "attempt %d of %d failed: %s",
+            state.attempt_number,
+            options.attempts,
+            state.outcome.exception() if state.outcome else "",
+        ),
+        reraise=True,
+    )
+    async for attempt in retrying:
+        with attempt:
+            return await ask()
+    raise AssertionError("tenacity gives a result or raises")
+
+
+def _check_same(endpoints: Sequence[Endpoint], canaries: Sequence[Score]) -> None:
+    for endpoint, canary in zip(endpoints[1:], canaries[1:], strict=True):
+        apart = difference(canaries[0], canary)
+        if not apart.is_noise:
+            raise OptionError(
+                f"{endpoints[0].base_url} and {endpoint.base_url} serve different models:"
+                f" the canary prompt's scores differ by {apart}. Replicas must serve the same weights at the"
+                " same precision."
+            )
