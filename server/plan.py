@@ -259,10 +259,10 @@ def _devices(options: ServeOptions, build: Build, machine: Machine) -> list[str 
     """Which GPUs each replica gets; None leaves it to vLLM."""
     if build.kind == "cpu":
         return [None] * options.replicas
-    # Without nvidia-smi (ROCm, XPU) the devices are not known here; vLLM finds its own.
-    if not machine.gpus:
-        if options.replicas == 1:
-            return [None]
+    # One server: vLLM finds its devices itself, those of other machines (Ray) included.
+    if options.replicas == 1:
+        return [None]
+    if not machine.gpus:  # ROCm, XPU
         raise ServerError(
             f"{options.replicas} replicas, but nvidia-smi shows no GPU to give them",
             "Start one server a GPU yourself, each with its own devices, and give all URLs to --base_url.",
@@ -273,8 +273,6 @@ def _devices(options: ServeOptions, build: Build, machine: Machine) -> list[str 
             f"{options.replicas} replica(s) of {each} GPU(s), but there are {len(machine.gpus)}",
             "Lower --replicas, or the parallel sizes after the --.",
         )
-    if options.replicas == 1:
-        return [None]
     names = [gpu.device for gpu in machine.gpus]
     return [",".join(names[i * each : (i + 1) * each]) for i in range(options.replicas)]
 

@@ -15,7 +15,7 @@ from server.options import WatchOptions
 from server.plan import Command
 from server.probe import Served, health, probe_scores, served_models
 from server.process import ServerProcess
-from server.progress import stage_of
+from server.progress import FIRST, later_stage
 
 State = Literal["new", "starting", "ready", "waiting", "failed"]
 _STILL = 30.0  # seconds without news after which the screen says that it goes on
@@ -48,7 +48,7 @@ class Replica:
         self._key = self._environment.get("VLLM_API_KEY") or None
         self._process: ServerProcess | None = None
         self._question: _Question | None = None
-        self._stage = self._shown = "starting vLLM"
+        self._stage = self._shown = FIRST
         self._restarts = 0
         # When (monotonic seconds): it was started, became ready, last answered, the screen last spoke...
         self._started = self._ready_at = self._answered = self._spoke = self._asked = self._next_start = 0.0
@@ -65,7 +65,7 @@ class Replica:
             ServerError: its port is taken.
         """
         check_port(self.command.host, self.command.port)
-        self._stage = self._shown = "starting vLLM"
+        self._stage = self._shown = FIRST
         self._process = ServerProcess(
             self.command.arguments,
             self._environment,
@@ -207,7 +207,7 @@ class Replica:
         return [] if self._process is None else self._process.tail()
 
     def _on_line(self, line: str) -> None:
-        self._stage = stage_of(line) or self._stage
+        self._stage = later_stage(self._stage, line)
 
     def _tell(self, text: str) -> None:
         self._spoke = time.monotonic()
@@ -268,4 +268,6 @@ def check_port(host: str, port: int) -> None:
 
 
 def _sentence(diagnosis: Diagnosis) -> str:
-    return f"{diagnosis.cause} ({diagnosis.evidence})" if diagnosis.evidence else diagnosis.cause
+    evidence = f" ({diagnosis.evidence})" if diagnosis.evidence else ""
+    mend = f". {diagnosis.mend}" if diagnosis.mend else ""
+    return f"{diagnosis.cause}{evidence}{mend}"

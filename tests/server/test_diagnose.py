@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from server.diagnose import diagnose, strip_prefix
-from server.progress import stage_of
+from server.progress import FIRST, later_stage, stage_of
 
 ENGINE = "(EngineCore pid=123) ERROR 11-21 12:00:00 [core.py:1510] "
 HELLO = "(APIServer pid=1) INFO 11-21 11:59:59 [api.py:1] hello"
@@ -96,6 +96,17 @@ def test_a_kill_is_laid_at_the_kernels_door(lines: list[str], status: int) -> No
     assert "lack of memory" in found.cause
 
 
+def test_an_engine_that_dies_is_told_with_its_own_error_if_it_had_one() -> None:
+    gone = [
+        "(APIServer pid=1) WARNING 11-21 13:02:06 [core_client.py:817] [shutdown] MPClient: engine core exited",
+        "(APIServer pid=1) ERROR 11-21 13:02:06 [async_llm.py:906] vllm.v1.engine.exceptions.EngineDeadError:"
+        + " EngineCore encountered an issue. See stack trace (above) for the root cause.",
+    ]
+    assert "killed from outside" in diagnose(gone, None).cause
+    found = diagnose([ENGINE + "IndexError: list index out of range", *gone], None)
+    assert (found.cause, found.evidence) == ("the engine died", "IndexError: list index out of range")
+
+
 def test_nothing_at_all_is_still_a_diagnosis() -> None:
     assert "status 3" in diagnose([], 3).cause
     assert "SIGSEGV" in diagnose([], -11).cause
@@ -122,3 +133,15 @@ def test_prefixes_go() -> None:
 )
 def test_stages_are_told_from_lines(line: str, stage: str | None) -> None:
     assert stage_of(line) == stage
+
+
+def test_a_start_never_goes_back() -> None:
+    stage = FIRST
+    for line, expected in [
+        ("Enforce eager set, disabling torch.compile, CUDAGraphs", FIRST),
+        ("Initializing a V1 LLM engine (v0.32.0)", "starting the engine"),
+        ("Resolved architecture: LlamaForCausalLM", "starting the engine"),
+        ("CPU KV cache size: 4,096 tokens", "setting up the KV cache"),
+    ]:
+        stage = later_stage(stage, line)
+        assert stage == expected

@@ -47,7 +47,7 @@ def test_a_killed_engine_is_replaced(bench: Bench) -> None:
     before = bench.pids()
     os.kill(bench.pids("engine")[0], signal.SIGKILL)
     bench.shows(f"READY again http://127.0.0.1:{port}/v1")
-    assert "the server has died: the engine died" in bench.screen()
+    assert "the server has died: the engine died without a word" in bench.screen()
     assert "restart 1 of 5" in bench.screen()
     assert not any(map(alive, before))
     assert len(bench.pids("server")) == 2

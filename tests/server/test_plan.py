@@ -134,8 +134,10 @@ def test_replicas_share_out_the_gpus() -> None:
     with pytest.raises(ServerError, match=r"3 replica\(s\) of 2 GPU\(s\), but there are 4"):
         make(ServeOptions("lm", replicas=3, extra=("--tensor-parallel-size=2",)), GPU, machine)
     with pytest.raises(ServerError, match="must be a number"):
-        make(ServeOptions("lm", extra=("-tp", "two")), GPU, machine)
-    alone = make(ServeOptions("lm"), GPU, machine)
+        make(ServeOptions("lm", replicas=2, extra=("-tp", "two")), GPU, machine)
+    with pytest.raises(ServerError, match="shows no GPU"):
+        make(ServeOptions("lm", replicas=2), GPU, LAPTOP)
+    alone = make(ServeOptions("lm", extra=("-tp", "8")), GPU, machine)  # Ray may have more elsewhere
     assert "CUDA_VISIBLE_DEVICES" not in alone.commands[0].environment
 
 
