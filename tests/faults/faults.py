@@ -11,7 +11,7 @@ from typing import Any
 
 
 class Fault(StrEnum):
-    """One way in which a request for scores fails, though the next one may not."""
+    """One way in which a request for scores goes wrong."""
 
     RESET = "connection reset"
     HANG_UP = "closed without an answer"
@@ -30,6 +30,8 @@ class Fault(StrEnum):
     IDS = "wrong token ids"
     ABORT = "aborted request"
     DRIP = "slow drip"  # late, but whole and right: costs time alone
+    TRICKLE = "endless drip"  # always another byte, never the end
+    POISON = "refused prompt"  # status 400: the one that never passes
 
 
 ON_THE_CONNECTION = {
@@ -39,6 +41,7 @@ ON_THE_CONNECTION = {
     Fault.TIME_OUT,
     Fault.CUT,
     Fault.DRIP,
+    Fault.TRICKLE,
 }
 """Done to the connection; all others replace the answer."""
 
@@ -58,6 +61,9 @@ class Reply:
     spoiled: tuple[int, ...]
 
 
+TRANSIENT = tuple(fault for fault in Fault if fault is not Fault.POISON)
+"""What may be gone when the same is asked again."""
+
 Victims = Sequence[int]
 _Page = tuple[int, bytes]
 
@@ -67,6 +73,7 @@ _PAGES: dict[Fault, _Page] = {
     Fault.STATUS_502: (502, _HTML),
     Fault.STATUS_503: (503, b'{"error": {"message": "queue full", "type": "Service Unavailable"}}'),
     Fault.HTML: (200, _HTML),
+    Fault.POISON: (400, b'{"error": {"message": "Token id 666 is out of vocabulary", "code": 400}}'),
     Fault.INVALID: (200, b'{"choices": [{"index": 0, "prompt_logprobs": [null, {]]}'),
 }
 

@@ -58,7 +58,8 @@ class FaultProxy:
         faults: What goes wrong; empty: nothing.
         rate: How often, in [0, 1]; which of ``faults`` it is then is drawn.
         mark: A token id; only requests with a prompt that holds it are hit, and in an answer only that prompt.
-        hold: Seconds for which ``Fault.TIME_OUT`` keeps a connection open; longer than the client waits.
+        hold: Seconds for which a time-out or an endless drip keeps a connection open; longer than the
+            client waits.
         counts: What happened so far.
     """
 
@@ -83,6 +84,11 @@ class FaultProxy:
     def base_url(self) -> str:
         """Where it listens, with ``/v1``."""
         return f"http://127.0.0.1:{self._port}/v1"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nobody waits any longer."""
+        return self._released.is_set()
 
     def inject(self, *faults: Fault, rate: float, mark: int | None = None) -> None:
         """From now on, do this to requests for scores."""
@@ -212,7 +218,22 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.close_connection = True
         if fault is Fault.CUT:
-            self._reply(status, answer, kept=random.randrange(len(answer)))
+            self._reply(status, answer[: random.randrange(len(answer))], promised=len(answer))
+        elif fault is Fault.TRICKLE:
+            self._trickle(status, answer)
+
+    def _trickle(self, status: int, answer: bytes) -> None:
+        """Keep the client reading: it never waits long for a byte, and the last one never comes."""
+        end = time.monotonic() + self.server.proxy.hold
+        self._reply(status, b"", promised=len(answer))
+        for byte in answer[:-1]:
+            if time.monotonic() > end or self.server.proxy.ended:
+                return
+            try:
+                self.wfile.write(bytes([byte]))
+            except OSError:
+                return
+            time.sleep(_DRIP_SECONDS)
 
     def _pass_on(self, body: bytes) -> None:
         self._reply(*self._fetch(body))
@@ -233,19 +254,18 @@ class _Handler(BaseHTTPRequestHandler):
         finally:
             connection.close()
 
-    def _reply(self, status: int, body: bytes, *, pieces: int = 1, kept: int | None = None) -> None:
+    def _reply(self, status: int, body: bytes, *, pieces: int = 1, promised: int | None = None) -> None:
         self._served += 1
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Length", str(len(body) if promised is None else promised))
         with suppress(OSError):  # the client may have given up by now
             self.end_headers()
-            size = -(-len(body) // pieces)
-            for start in range(0, len(body) if kept is None else kept, max(1, size)):
+            size = max(1, -(-len(body) // pieces))
+            for start in range(0, len(body), size):
                 if start:
                     time.sleep(_DRIP_SECONDS)
-                self.wfile.write(body[start : start + size][: None if kept is None else kept])
-                self.wfile.flush()
+                self.wfile.write(body[start : start + size])
 
     def log_message(self, format: str, *args: object) -> None:
         pass
