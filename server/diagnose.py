@@ -186,7 +186,7 @@ def diagnose(lines: Sequence[str], status: int | None) -> Diagnosis:
     if number in _SIGNALS:
         return _SIGNALS[signal.Signals(number)]
     errors = [line for line in text if _FINAL.match(line) and not _CONSEQUENCE.search(line)]
-    if any(_CONSEQUENCE.search(line) for line in text):
+    if any(_DEATH.search(line) for line in text):
         if not errors:
             return _SILENT
         return Diagnosis("the engine died", "", errors[-1], known=False)
