@@ -16,9 +16,8 @@ _PREFIX = re.compile(
 )
 _IN_PASSING = re.compile(r"^(\([\w.-]+ pid=\d+\)\s*)*(DEBUG|INFO|WARNING) ")
 # What the API server says when the engine is gone: no cause of its own.
-_CONSEQUENCE = re.compile(
-    r"Engine core initialization failed|EngineDead|engine core exited|died unexpectedly"
-)
+_DEATH = re.compile(r"EngineDead|engine core exited|died unexpectedly")
+_CONSEQUENCE = re.compile(f"Engine core initialization failed|{_DEATH.pattern}")
 _FINAL = re.compile(r"^(\w+\.)*\w*(Error|Exception|Interrupt)\b.*")
 _DTYPES = "auto, bfloat16, float16 or float32"
 
