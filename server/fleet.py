@@ -156,8 +156,19 @@ class Fleet:
 
 
 @contextmanager
-def serving(plan: Plan, options: WatchOptions | None = None, say: Say = print) -> Iterator[list[str]]:
+def serving(
+    plan: Plan,
+    options: WatchOptions | None = None,
+    say: Say = print,
+    environ: Mapping[str, str] = os.environ,
+) -> Iterator[list[str]]:
     """Servers for a program, such as a benchmark: ready on entry, gone on exit, not watched between.
+
+    Args:
+        plan: What to start; ``server.serve.make_plan`` makes one for this machine.
+        options: How long the start may take, where the logs go...
+        say: Prints a line on the screen.
+        environ: The environment that the servers inherit; the one that the plan was made with.
 
     Yields:
         Their base URLs, with ``/v1``.
@@ -165,7 +176,7 @@ def serving(plan: Plan, options: WatchOptions | None = None, say: Say = print) -
     Raises:
         ServerError: one of them cannot start; its cause.
     """
-    fleet = Fleet(plan, os.environ, options or WatchOptions(), say)
+    fleet = Fleet(plan, environ, options or WatchOptions(), say)
     try:
         fleet.start(StopRequest())
         yield plan.base_urls

@@ -37,6 +37,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/health":
+            while (PIDS.parent / "mute").exists():
+                time.sleep(0.05)
             status = 503 if (PIDS.parent / "sick").exists() else 200
             return self._reply(status, {})
         if not self._allowed():

@@ -1,0 +1,124 @@
+"""Servers as a program starts them, and what makes the watch begin anew; with a stand-in for vLLM."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from server.errors import ServerError
+from server.fleet import Fleet, StopRequest, serving
+from server.options import ServeOptions, WatchOptions
+from server.plan import Plan
+from server.probe import served_models
+from server.serve import make_plan
+from tests.server.conftest import Bench, alive, free_port, wait_until
+
+
+def planned(bench: Bench, environ: dict[str, str]) -> Plan:
+    options = ServeOptions(str(bench.model), port=free_port())
+    return make_plan(options, str(bench.python), environ)[0]
+
+
+def watched(bench: Bench, options: WatchOptions, act: Callable[[list[str]], None]) -> list[str]:
+    """Watch a server while ``act`` does things in a thread; then end it. What the screen showed."""
+    environ, screen, stop = bench.environment(), list[str](), StopRequest()
+    fleet = Fleet(planned(bench, environ), environ, options, screen.append)
+
+    def run() -> None:
+        try:
+            act(screen)
+        finally:
+            stop(signal.SIGTERM)
+
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            assert fleet.start(stop)
+            acting = pool.submit(run)
+            fleet.watch(stop)
+        finally:
+            fleet.end()
+    acting.result()
+    assert bench.nothing_left()
+    return screen
+
+
+def count(screen: list[str], text: str) -> int:
+    return sum(text in line for line in screen)
+
+
+def test_a_server_for_a_program_is_ready_inside_and_gone_after(bench: Bench) -> None:
+    environ = bench.environment()
+    chosen = planned(bench, environ)
+    watch = WatchOptions(log_dir=bench.folder / "logs", interval=0.05)
+    with serving(chosen, watch, lambda line: None, environ) as (url,):
+        assert url == chosen.base_urls[0]
+        assert served_models(url)[0].name == str(bench.model)
+        assert all(map(alive, bench.pids()))
+    assert bench.nothing_left()
+
+
+def test_a_start_that_fails_raises_its_cause(bench: Bench) -> None:
+    environ = bench.environment("missing-model")
+    with (
+        pytest.raises(ServerError, match="no such model"),
+        serving(planned(bench, environ), WatchOptions(log_dir=bench.folder), lambda line: None, environ),
+    ):
+        pytest.fail("entered")
+    assert bench.nothing_left()
+
+
+def test_a_server_that_says_nothing_is_replaced(bench: Bench) -> None:
+    def act(screen: list[str]) -> None:
+        (bench.folder / "mute").touch()
+        wait_until(lambda: count(screen, "no answer to /health for 1 s") == 1, "death")
+        (bench.folder / "mute").unlink()
+        wait_until(lambda: count(screen, "READY again") == 1, "restart")
+
+    watch = WatchOptions(hang_timeout=1.0, interval=0.05, first_wait=0.1, log_dir=bench.folder / "logs")
+    screen = watched(bench, watch, act)
+    assert count(screen, "restart 1 of 5") == 1
+
+
+def test_health_for_long_enough_resets_the_count(bench: Bench) -> None:
+    def act(screen: list[str]) -> None:
+        for time in (1, 2, 3):
+            healthy = threading.Event()
+            healthy.wait(0.5)  # ten times as long as what counts as steady here
+            os.kill(bench.pids("engine")[-1], signal.SIGKILL)
+            wait_until(lambda time=time: count(screen, "READY again") == time, f"restart {time}")  # type: ignore[misc]
+
+    watch = WatchOptions(
+        restarts=1, steady=0.05, interval=0.05, first_wait=0.1, log_dir=bench.folder / "logs"
+    )
+    screen = watched(bench, watch, act)
+    assert count(screen, "restart 1 of 1") == 3
+
+
+def test_a_fleet_goes_on_while_one_lives(bench: Bench) -> None:
+    environ, screen, stop = bench.environment(), list[str](), StopRequest()
+    options = ServeOptions(str(bench.model), port=free_port(2), replicas=2)
+    chosen = make_plan(options, str(bench.python), environ)[0]
+    watch = WatchOptions(restarts=0, interval=0.05, log_dir=bench.folder / "logs")
+    fleet = Fleet(chosen, environ, watch, screen.append)
+
+    def kill_both() -> None:
+        os.kill(bench.pids("engine")[0], signal.SIGKILL)
+        wait_until(lambda: count(screen, "given up") == 1, "one is given up")
+        assert alive(bench.pids("engine")[1])
+        os.kill(bench.pids("engine")[1], signal.SIGKILL)
+
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            assert fleet.start(stop)
+            acting = pool.submit(kill_both)
+            with pytest.raises(ServerError, match="no server is left"):
+                fleet.watch(stop)
+        finally:
+            fleet.end()
+    acting.result()
+    assert bench.nothing_left()
