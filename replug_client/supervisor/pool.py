@@ -82,6 +82,11 @@ class Replica:
     tells_queue: bool = True
     watcher: asyncio.Task[None] | None = None
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it may get work, and its answers be believed."""
+        return self.state is State.ALIVE
+
 
 class Slot:
     """A place at a server for one request."""
@@ -149,9 +154,9 @@ class Pool:
 
     async def confirm(self, replica: Replica) -> None:
         """See ``Slot.confirm``."""
-        if replica.state is not State.ALIVE:
+        if not replica.is_alive:
             await replica.settled.wait()
-            if replica.state is not State.ALIVE:
+            if not replica.is_alive:
                 raise LostConnectionError(f"an answer of a server that is gone since: {replica.error}")
 
     async def close(self) -> None:
@@ -190,7 +195,7 @@ class Pool:
     def _least_busy(self) -> Replica | None:
         best = None
         for replica in self.replicas:
-            if replica.state is not State.ALIVE or replica.requests >= replica.limiter.limit:
+            if not replica.is_alive or replica.requests >= replica.limiter.limit:
                 continue
             if not replica.requests and time.monotonic() - replica.seen > self._options.recheck_after:
                 self._doubt(replica, None)
@@ -211,7 +216,7 @@ class Pool:
         return task
 
     def _doubt(self, replica: Replica, error: SupervisorError | None) -> None:
-        if replica.state is State.ALIVE:
+        if replica.is_alive:
             replica.state, replica.error = State.IN_DOUBT, error
             replica.settled.clear()
             self._start(self._restore(replica))
@@ -265,7 +270,7 @@ class Pool:
             self.names,
             longest,
         )
-        while not any(replica.state is State.ALIVE for replica in self.replicas):
+        while not any(replica.is_alive for replica in self.replicas):
             if all(replica.state is State.CHANGED for replica in self.replicas):
                 return self._look_for_outage()
             left = began + longest - time.monotonic()
@@ -294,7 +299,7 @@ class Pool:
         waiting, self._waiting = self._waiting, deque()
         for future, _, _ in waiting:
             if not future.done():
-                future.set_exception(error)
+                future.set_exception(type(error)(str(error)))  # its own: a raised one gathers tracebacks
         for replica in self.replicas:
             replica.settled.set()
 
@@ -305,7 +310,7 @@ class Pool:
 
     async def _watch_queue(self, replica: Replica) -> None:
         """While the server has work, tell its limiter how much of it waits; ends where it cannot be read."""
-        while replica.requests and replica.state is State.ALIVE:
+        while replica.requests and replica.is_alive:
             await asyncio.sleep(_METRICS_SECONDS)
             if not replica.requests:
                 return

@@ -179,9 +179,9 @@ def test_an_interrupted_run_asks_only_for_what_is_missing(run: Run) -> None:
         options = {
             "supervisor": Kind.SERVER,
             "model": MODEL,
-            "base_url": server.base_url,
+            "base_url": [server.base_url],
             "tokenizer": None,
-            "concurrency": 1,
+            "concurrency": "1",
         }
         with pytest.raises(Exception, match="gone"):
             run(*lines, **options)
@@ -197,4 +197,4 @@ def test_an_interrupted_run_asks_only_for_what_is_missing(run: Run) -> None:
 
 def test_no_server_is_an_error_that_says_where_it_was_looked_for(run: Run) -> None:
     with pytest.raises(SupervisorUnavailableError, match=r"127\.0\.0\.1:1/v1"):
-        run(GOOD, supervisor=Kind.SERVER, base_url="http://127.0.0.1:1/v1")
+        run(GOOD, supervisor=Kind.SERVER, base_url=["http://127.0.0.1:1/v1"])

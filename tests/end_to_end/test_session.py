@@ -35,6 +35,9 @@ OUTPUT = "output_finetuned_retriever"
 # Before any training pair, `train` asks /v1/models once, /tokenize for a few words, and /v1/completions
 # twice: for the canary prompt alone, and for the canary beside its own first part. That is 3 prompts.
 START_REQUESTS, START_PROMPTS = 2, 3
+# A server that was left alone for ten seconds is asked for its canary once more before it gets work: after the
+# preparations, and perhaps once in between on a slow machine.
+MOST_RECHECKS = 3
 
 # The session itself stands in a fixture, before the first test: its three commands and the server's start.
 pytestmark = pytest.mark.timeout(1200)
@@ -145,7 +148,7 @@ def kept_scores(cache: Path) -> dict[bytes, bytes]:
 
 def test_every_pair_was_asked_of_the_server_once(session: Session) -> None:
     scores = session.run()["figures"]["scores"]
-    assert session.train_prompts == scores["misses"] + START_PROMPTS
+    assert 0 <= session.train_prompts - scores["misses"] - START_PROMPTS <= MOST_RECHECKS
     assert scores["misses"] > 100
     assert len(kept_scores(session.folder / "cache")) == scores["misses"]
     assert session.train_requests < session.train_prompts / 4, "many prompts travel in one request"
@@ -253,7 +256,7 @@ def test_without_a_server_the_message_says_how_to_start_one_and_nothing_is_lost(
     failed = session.terminal.type(TRAIN, swap=HYPHENS, OPENAI_BASE_URL=nowhere)
     assert failed.returncode == 1
     assert f"error: {nowhere}/models: no connection" in failed.stderr
-    assert "python -m vllm.entrypoints.openai.api_server --model" in failed.stderr
+    assert "python -m server --model" in failed.stderr
     assert "Traceback" not in failed.stderr
     assert (sha256_file(shard), kept_scores(session.folder / "cache")) == before
     assert session.run()["status"] == "complete"
@@ -294,7 +297,8 @@ def test_what_was_scored_before_the_server_died_is_not_asked_for_again(
     session: Session, vllm_server: VllmServer
 ) -> None:
     """A small run, on a cache of its own, whose server goes after four requests of training pairs."""
-    small = ("--max_examples", 8, "--max_validation", 2, "--concurrency", 1, "--max_steps", 2)
+    small = ("--max_examples", 8, "--max_validation", 2, "--max_steps", 2)
+    small = (*small, "--concurrency", 1, "--server_wait", 1)
     swap, cache = {OUTPUT: "output_cut"}, session.folder / "cut-cache"
     with Relay(vllm_server.base_url, START_REQUESTS + 4) as relay:
         cut = session.terminal.type(
@@ -304,13 +308,14 @@ def test_what_was_scored_before_the_server_died_is_not_asked_for_again(
     assert f"error: {relay.base_url}/completions: no connection" in cut.stderr
     assert "Traceback" not in cut.stderr
     kept = kept_scores(cache)
-    assert len(kept) == 4 * 8
+    assert len(kept) in (3 * 8, 4 * 8), "one of the requests may have been for the canary, once more"
 
     before = vllm_server.prompts_answered()
     done = session.terminal.type(TRAIN, *small, swap=swap, REPLUG_CACHE=str(cache))
     assert done.returncode == 0, done.stderr
     scores = session.run("output_cut")["figures"]["scores"]
-    assert vllm_server.prompts_answered() - before == scores["misses"] + START_PROMPTS
+    asked = vllm_server.prompts_answered() - before
+    assert 0 <= asked - scores["misses"] - START_PROMPTS <= MOST_RECHECKS
     everything = kept_scores(cache)
     assert len(everything) == len(kept) + scores["misses"]
     assert kept.items() <= everything.items()
