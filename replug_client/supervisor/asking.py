@@ -142,7 +142,10 @@ class Asker:
             await self._halve(request, wanted, failures)
         else:
             name = request.prompts[wanted[0]].label or "a prompt"
-            request.results[wanted[0]] = PromptRefusedError(f"{name}: {refusal}")
+            request.results[wanted[0]] = PromptRefusedError(
+                f"{name}: {refusal}. It would be refused again. Is --tokenizer that of the served model, and has"
+                " the server room for it (--retrieved_max_length, --context_len, --pred_len)?"
+            )
 
     async def _halve(self, request: Request, wanted: Sequence[int], failures: int) -> None:
         middle = len(wanted) // 2
