@@ -68,6 +68,7 @@ class Replica:
         settled: Set where it is known whether the server is as it was.
         tells_queue: Whether its ``/metrics`` says how many prompts wait, so far as is known.
         watcher: Reads them.
+        passed: How often it has passed the canary since it was in doubt first.
     """
 
     endpoint: Endpoint
@@ -81,6 +82,7 @@ class Replica:
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     tells_queue: bool = True
     watcher: asyncio.Task[None] | None = None
+    passed: int = 0
 
     @property
     def is_alive(self) -> bool:
@@ -155,8 +157,10 @@ class Pool:
     async def confirm(self, replica: Replica) -> None:
         """See ``Slot.confirm``."""
         if not replica.is_alive:
+            passed = replica.passed
             await replica.settled.wait()
-            if not replica.is_alive:
+            # Not `is_alive`: another connection may have broken since, which says nothing of this answer.
+            if replica.passed == passed:
                 raise LostConnectionError(f"an answer of a server that is gone since: {replica.error}")
 
     async def close(self) -> None:
@@ -247,6 +251,7 @@ class Pool:
                 _log.warning("%s is back after %.0f s", url, time.monotonic() - began)
                 replica.limiter.restart()
             replica.state, replica.error, replica.seen = State.ALIVE, None, time.monotonic()
+            replica.passed += 1
             self._over = None
             self._back.set()
         replica.settled.set()
