@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 _BUSY = 0.8
-_STILL_RISING = 1.1
+_CLEARLY_FASTER = 1.1
 _SAMPLE = re.compile(r"^([A-Za-z_:][\w:]*)(\{.*\})? (\S+)$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
@@ -18,14 +19,14 @@ class Observed:
 
     Attributes:
         formats: Names of the wire formats that work, the one in use first.
-        rates: Pairs a second by concurrency (requests in flight).
+        rates: Pairs a second by requests in flight; ``auto``: as many as the client found right.
         counters: By how much each of the server's metrics rose.
         config: What ``vllm:cache_config_info`` tells of its settings; empty for other servers.
         seconds: How long it was watched.
     """
 
     formats: tuple[str, ...]
-    rates: Mapping[int, float]
+    rates: Mapping[int | Literal["auto"], float]
     counters: Mapping[str, float]
     config: Mapping[str, str]
     seconds: float
@@ -68,10 +69,16 @@ def advise(seen: Observed) -> list[str]:
             "the shortest format, vllm-generate, is not there. On a GPU --enable-scale-out opens it"
             " (vLLM 0.32); on a CPU vLLM does not have it"
         )
-    ordered = sorted(seen.rates)
-    if len(ordered) > 1 and seen.rates[ordered[-1]] > _STILL_RISING * seen.rates[ordered[-2]]:
-        advice.append(
-            f"it still got faster with {ordered[-1]} requests in flight: training with a fixed --concurrency"
-            f" should have more"
-        )
-    return advice
+    return advice + _concurrency(seen.rates)
+
+
+def _concurrency(rates: Mapping[int | Literal["auto"], float]) -> list[str]:
+    fixed = {level: rate for level, rate in rates.items() if level != "auto"}
+    if not fixed:
+        return []
+    best = max(fixed, key=lambda level: fixed[level])
+    if "auto" in rates and fixed[best] > _CLEARLY_FASTER * rates["auto"]:
+        return [f"--concurrency {best} was faster than auto: give it to training, or try a longer --seconds"]
+    if "auto" not in rates and len(fixed) > 1 and best == max(fixed):
+        return [f"the most requests in flight were the fastest: try more than {best}"]
+    return []

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from server.advice import Observed, advise, read_metrics
 from server.errors import ServerError
@@ -47,7 +47,11 @@ def parser() -> argparse.ArgumentParser:
         help="of a pair: passage, query, continuation (default %(default)s)",
     )
     add("--continuation", type=int, default=128, help="of these, scored at the end (default %(default)s)")
-    add("--concurrency", default="1,2,4,8,16", help="requests in flight to try (default %(default)s)")
+    add(
+        "--concurrency",
+        default="1,4,16",
+        help="requests in flight to try, besides auto (default %(default)s)",
+    )
     add("--seconds", type=float, default=3.0, help="at least, for each of these (default %(default)s)")
     return made
 
@@ -156,16 +160,17 @@ class Check:
             with connect(self.base_url, self.model, wire_format=name) as crowd:
                 self._compare(f"together, as {name}", expected, crowd.score(pairs))
 
-    def rates(self, levels: Sequence[int], seconds: float) -> dict[int, float]:
-        """Pairs a second by requests in flight."""
+    def rates(self, levels: Sequence[int], seconds: float) -> dict[int | Literal["auto"], float]:
+        """Pairs a second by requests in flight; ``auto``: as many as the client finds right."""
         from server.scoring import connect, prompts_per_request
 
-        found = {}
-        for level in levels:
+        found: dict[int | Literal["auto"], float] = {}
+        tried: list[int | Literal["auto"]] = [*levels, "auto"]
+        for level in tried:
             with connect(self.base_url, self.model, concurrency=level) as scorer:
-                at_once = 2 * level * prompts_per_request()
+                at_once = 2 * (max(levels) if level == "auto" else level) * prompts_per_request()
                 found[level] = scorer.rate(self._tokens, self._continuation, seconds, at_once)
-            print(f"  {level:3d} request(s) in flight: {found[level]:8.1f} pairs/s", flush=True)
+            print(f"  {level:>4} request(s) in flight: {found[level]:8.1f} pairs/s", flush=True)
         return found
 
     def _served(self) -> Served:

@@ -204,7 +204,7 @@ def _for_cpu(options: ServeOptions, machine: Machine) -> Iterator[Setting]:
         None,
         "no C++ compiler needed, and a start in a third of the time; prompts gain little",
     )
-    space = max(1, min(4, int(machine.free_gib / 4 / options.replicas)))
+    space = max(1, int(min(4.0, machine.free_gib / 4 / options.replicas)))
     yield Setting(
         "VLLM_CPU_KVCACHE_SPACE",
         str(space),
@@ -221,15 +221,16 @@ def _for_cpu(options: ServeOptions, machine: Machine) -> Iterator[Setting]:
 def _for_gpu(options: ServeOptions, build: Build, machine: Machine, model: Model) -> Iterator[Setting]:
     if options.dtype is not None:
         yield Setting("--dtype", options.dtype, "as asked")
-    if machine.gpus:
-        total = min(gpu.total_gib for gpu in machine.gpus)
+    used = machine.gpus[: options.replicas * _gpus_each(options)]
+    if used:
+        total = min(gpu.total_gib for gpu in used)
         tokens = 8192 if total >= 40 else 4096 if total >= 20 else 2048
         yield Setting(
             "--max-num-batched-tokens",
             str(tokens),
             "prompts are read this many tokens at a time: keeps it busy",
         )
-        yield _gpu_memory(machine.gpus, tokens, model)
+        yield _gpu_memory(used, tokens, model)
     if build.at_least(0, 32):
         yield Setting(
             "--enable-scale-out",

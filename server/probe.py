@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import math
 import urllib.error
@@ -31,7 +32,7 @@ def ask(
     """GET, or POST as JSON; the status and the body, whatever the status.
 
     Raises:
-        OSError: no answer: refused, reset, timed out.
+        OSError: no answer, or half of one: refused, reset, timed out.
     """
     if not url.startswith(("http://", "https://")):
         raise ServerError(f"--base_url must begin with http:// or https://, not {url!r}")
@@ -49,6 +50,8 @@ def ask(
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.read()
+    except http.client.HTTPException as error:  # no HTTP, or half an answer
+        raise ConnectionError(f"{url}: {type(error).__name__}: {error}") from error
 
 
 def health(base_url: str, timeout: float = 10.0) -> int:

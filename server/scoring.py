@@ -9,14 +9,16 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from replug_client.errors import OptionError, ReplugError
-from replug_client.supervisor.client import ClientOptions, RemoteSupervisor
+from replug_client.supervisor.client import RemoteSupervisor
 from replug_client.supervisor.endpoint import make_client
 from replug_client.supervisor.formats import FORMATS
+from replug_client.supervisor.options import ClientOptions
 from replug_client.supervisor.protocol import Prompt
 from server.errors import ServerError
 
@@ -64,7 +66,7 @@ def connect(
     model: str,
     *,
     wire_format: str | None = None,
-    concurrency: int = 4,
+    concurrency: int | Literal["auto"] = 4,
     prompts_per_request: int | None = None,
 ) -> Iterator[Scorer]:
     """Connect as training does; ``wire_format``: this one alone, instead of the best that works.
@@ -73,9 +75,10 @@ def connect(
         ServerError: no such model, or the server does not score in this way; what the client says.
     """
     formats = [one for one in FORMATS if wire_format in (None, one.name)]
-    more = {} if prompts_per_request is None else {"prompts_per_request": prompts_per_request}
+    more: dict[str, int] = {} if prompts_per_request is None else {"prompts_per_request": prompts_per_request}
     try:
-        options = ClientOptions(concurrency=concurrency, attempts=3, **more)
+        # A check does not wait for a server that has gone; training does.
+        options = ClientOptions(concurrency=concurrency, attempts=3, server_wait=0.0, **more)
         supervisor = RemoteSupervisor(make_client(base_url, timeout=300.0), model, options, formats)
     except (ReplugError, OptionError) as error:
         raise ServerError(str(error)) from error

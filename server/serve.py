@@ -94,7 +94,9 @@ def announce(fleet: Fleet, options: ServeOptions) -> list[str]:
     served = fleet.replicas[0].served
     name = served.name if served else options.model
     length = served.max_model_len if served and served.max_model_len else "an unknown number of"
+    key = fleet.replicas[0].command.key_variable
     return [
         f"READY {urls} serves {name}, at most {length} tokens",
         f"In another terminal: python run_replug_lsr.py --base_url {urls} --model {name} ...",
+        *([f"It asks for the key of {key}, which clients read from OPENAI_API_KEY."] if key else []),
     ]

@@ -32,6 +32,7 @@ def test_a_good_server_passes(capsys: pytest.CaptureFixture[str]) -> None:
     assert "together, as openai-echo: off by 0 nats" in screen
     assert "in two pieces: off by 0 nats" in screen
     assert "2 request(s) in flight:" in screen
+    assert "auto request(s) in flight:" in screen
     assert "OK: training would work" in screen
     assert "1 of 1 server(s)" in screen
 
@@ -126,14 +127,15 @@ def test_metrics_are_summed_and_the_configuration_read() -> None:
 
 def test_advice_follows_from_figures() -> None:
     sums, config = read_metrics(METRICS)
-    advice = advise(Observed(("vllm",), {1: 10.0, 16: 80.0}, sums, config, seconds=10.0))
+    advice = advise(Observed(("vllm",), {1: 10.0, 16: 80.0, "auto": 60.0}, sums, config, seconds=10.0))
     wanted = (
         "--no-enable-prefix-caching",
         "KV cache",
         "--api-server-count",
         "--enable-scale-out",
-        "--concurrency",
+        "--concurrency 16",
     )
     assert len(advice) == len(wanted)
     assert all(word in line for word, line in zip(wanted, advice, strict=True))
-    assert advise(Observed(("vllm-generate",), {1: 10.0, 16: 10.5}, {}, {"block_size": "16"}, 10.0)) == []
+    quiet = {"block_size": "16"}
+    assert advise(Observed(("vllm-generate",), {1: 10.0, 16: 10.5, "auto": 10.2}, {}, quiet, 10.0)) == []

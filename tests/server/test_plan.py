@@ -95,6 +95,18 @@ def test_a_gpu_in_use_gives_what_is_free() -> None:
         make(build=GPU, machine=box(Gpu("0", "A10", 24.0, 0.5)))
 
 
+def test_a_gpu_that_is_not_used_does_not_count() -> None:
+    machine = box(H100, Gpu("1", "A10", 24.0, 0.5))
+    assert value(make(build=GPU, machine=machine), "--max-num-batched-tokens") == "8192"
+    with pytest.raises(ServerError, match="GiB free"):
+        make(ServeOptions("lm", extra=("-tp", "2")), GPU, machine)
+
+
+def test_memory_that_cannot_be_read_is_taken_for_plenty() -> None:
+    made = make(machine=Machine(2, frozenset(), float("inf")))
+    assert made.commands[0].environment["VLLM_CPU_KVCACHE_SPACE"] == "4"
+
+
 def test_an_older_vllm_is_not_given_flags_it_does_not_know() -> None:
     old = Build("/env/bin/python", "0.11.2", "gpu")
     assert "--enable-scale-out" not in flags(make(build=old, machine=box()))

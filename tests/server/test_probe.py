@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+
 import pytest
 
 from server.errors import ServerError
-from server.probe import Served, ask, probe_scores, root_of, served_models
+from server.probe import Served, ask, health, probe_scores, root_of, served_models
 from tests.server.conftest import free_port
 from tests.supervisor.fake_server import MODEL, FakeServer, running
 
@@ -52,6 +55,25 @@ def test_something_else_at_the_url_is_told() -> None:
 def test_nobody_there_is_an_os_error() -> None:
     with pytest.raises(OSError, match="refused"):
         served_models(f"http://127.0.0.1:{free_port()}/v1")
+
+
+@pytest.mark.parametrize(
+    "answer", [b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nhalf", b""]
+)
+def test_half_an_answer_is_an_os_error(answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def reply() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1024)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=reply)
+        thread.start()
+        with pytest.raises(OSError, match=r"."):
+            health(f"http://127.0.0.1:{listener.getsockname()[1]}/v1")
+        thread.join()
 
 
 def test_a_proxy_of_the_environment_is_not_asked_about_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
