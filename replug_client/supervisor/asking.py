@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from replug_client.errors import (
+    SupervisorChangedError,
     SupervisorError,
     SupervisorUnavailableError,
     UnreadableAnswerError,
@@ -36,7 +37,7 @@ from replug_client.supervisor.endpoint import (
 )
 from replug_client.supervisor.formats import Parsed, WireFormat
 from replug_client.supervisor.options import ClientOptions
-from replug_client.supervisor.pool import Pool
+from replug_client.supervisor.pool import OutageError, Pool
 from replug_client.supervisor.protocol import OnScores, Prompt, Score
 
 _log = logging.getLogger(__name__)
@@ -99,6 +100,9 @@ class Asker:
             except PromptRefusedError as refusal:
                 await self._isolate(request, wanted, failures, refusal)
                 return
+            except (OutageError, SupervisorChangedError) as end:
+                name = _name(request.prompts[wanted[0]])
+                raise type(end)(f"{end} Without a score: {name}, and what comes after it.") from end
             except SupervisorError as failure:
                 if not _may_pass(failure):
                     raise
@@ -173,7 +177,7 @@ class Asker:
 
     def _last_word(self, prompt: Prompt, error: SupervisorError) -> SupervisorError:
         """The error with the pair, the servers and what mends it."""
-        text, name = str(error), prompt.label or f"a prompt of {len(prompt.ids)} tokens"
+        text, name = str(error), _name(prompt)
         named = text if name in text else f"{name}: {text}"
         place = "" if "://" in text else f" (from {self._pool.names})"
         mend = (
@@ -191,6 +195,10 @@ class Asker:
         doublings = failures - 2 if at_once else failures - 1
         wait = min(self._options.first_wait * 2**doublings, self._options.longest_wait)
         await asyncio.sleep(wait + random.uniform(0, self._options.first_wait))
+
+
+def _name(prompt: Prompt) -> str:
+    return prompt.label or f"a prompt of {len(prompt.ids)} tokens"
 
 
 def _may_pass(error: SupervisorError) -> bool:

@@ -23,6 +23,7 @@ from replug_client.supervisor.canary import CANARY
 from replug_client.supervisor.client import ClientOptions, RemoteSupervisor
 from replug_client.supervisor.endpoint import base_urls, default_base_url, make_client
 from replug_client.supervisor.fake import hashed_log_probs
+from replug_client.supervisor.options import parse_concurrency
 from replug_client.supervisor.protocol import Prompt, Score
 from tests.supervisor.contract import random_prompts
 from tests.supervisor.fake_server import MODEL, Body, FakeServer, Mischief, running
@@ -398,6 +399,31 @@ def test_options_that_cannot_work_are_refused() -> None:
     for name in ("concurrency", "prompts_per_request", "tokens_per_request", "attempts"):
         with pytest.raises(OptionError, match=name):
             ClientOptions(**{name: 0})
+
+
+def test_concurrency_is_a_number_or_found_out() -> None:
+    assert (parse_concurrency("auto"), parse_concurrency("12")) == ("auto", 12)
+    assert (ClientOptions().fixed_concurrency, ClientOptions(concurrency=3).fixed_concurrency) == (None, 3)
+    for text in ("0", "-1", "many", "1.5", ""):
+        with pytest.raises(OptionError, match="auto or a number"):
+            parse_concurrency(text)
+    for bad in ({"server_wait": -1.0}, {"recheck_after": 0.0}):
+        with pytest.raises(OptionError, match=next(iter(bad))):
+            ClientOptions(**bad)
+
+
+def test_the_concurrency_is_found_out_by_default(stack: ExitStack) -> None:
+    """Eight requests at first, and more as they bring more: this server takes as many as come."""
+
+    def dawdle(server: FakeServer, payload: dict[str, Any], body: Body) -> Reply:
+        time.sleep(0.03)
+        return None
+
+    server = start(stack, FakeServer(mischief=dawdle))
+    supervisor = connect(stack, server, replace(QUICK, concurrency="auto", prompts_per_request=1))
+    prompts = [Prompt((0, 1, number), 1) for number in range(5, 305)]
+    check(prompts, supervisor.score(prompts))
+    assert server.most_at_once > 8
 
 
 def test_requests_are_plain_json(stack: ExitStack) -> None:
