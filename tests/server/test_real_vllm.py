@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from tests.end_to_end.conftest import DEMO_LM, vllm_python
 from tests.server.conftest import ROOT, alive, free_port
 
 _START_SECONDS = 300.0
+Launch = Callable[..., tuple[subprocess.Popen[bytes], Path]]
 
 
 def descendants(pid: int) -> list[int]:
@@ -52,7 +53,7 @@ def wait_for(text: str, screen: Path, process: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.fixture
-def launch(tmp_path: Path) -> Callable[..., tuple[subprocess.Popen[bytes], Path]]:
+def launch(tmp_path: Path) -> Iterator[Launch]:
     """Start the launcher with the demo LM; what it prints is in the file."""
     python = vllm_python()
     if not python.exists():
@@ -60,6 +61,8 @@ def launch(tmp_path: Path) -> Callable[..., tuple[subprocess.Popen[bytes], Path]
         if os.environ.get("REPLUG_REQUIRE_VLLM") == "1":
             pytest.fail(message)
         pytest.skip(message)
+
+    started: list[subprocess.Popen[bytes]] = []
 
     def start(*arguments: object) -> tuple[subprocess.Popen[bytes], Path]:
         command = [sys.executable, "-u", "-m", "server", "--python", python, "--log-dir", tmp_path / "logs"]
@@ -71,44 +74,42 @@ def launch(tmp_path: Path) -> Callable[..., tuple[subprocess.Popen[bytes], Path]
             stderr=subprocess.STDOUT,
             env=os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1"},
         )
+        started.append(process)
         return process, screen
 
-    return start
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(60)
 
 
 @pytest.mark.server
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_it_is_ready_checked_restarted_and_ended(
-    launch: Callable[..., tuple[subprocess.Popen[bytes], Path]],
-) -> None:
+def test_it_is_ready_checked_restarted_and_ended(launch: Launch) -> None:
     port = free_port()
     process, screen = launch("--model", DEMO_LM, "--port", port)
-    try:
-        wait_for(f"READY http://127.0.0.1:{port}/v1", screen, process)
-        assert "loading the model" in screen.read_text()
-        url = f"http://127.0.0.1:{port}/v1"
-        quick = ["--base_url", url, "--concurrency", "1,4", "--seconds", "0.5"]
-        command = [sys.executable, "-m", "server", "check", *quick]
-        checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert checked.returncode == 0, checked.stdout + checked.stderr
-        assert "formats: vllm, openai-echo" in checked.stdout
-        assert "against a generated token: off by" in checked.stdout
+    wait_for(f"READY http://127.0.0.1:{port}/v1", screen, process)
+    assert "reading the model's configuration" in screen.read_text()
+    url = f"http://127.0.0.1:{port}/v1"
+    quick = ["--base_url", url, "--concurrency", "1,4", "--seconds", "0.5"]
+    command = [sys.executable, "-m", "server", "check", *quick]
+    checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "formats: vllm, openai-echo" in checked.stdout
+    assert "against a generated token: off by" in checked.stdout
 
-        before = descendants(process.pid)
-        os.kill(engine_of(process.pid), signal.SIGKILL)
-        wait_for("READY again", screen, process)
-        assert not any(map(alive, before))
+    before = descendants(process.pid)
+    os.kill(engine_of(process.pid), signal.SIGKILL)
+    wait_for("READY again", screen, process)
+    assert not any(map(alive, before))
 
-        everything = descendants(process.pid)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
-        assert not any(map(alive, everything))
-        assert "no process is left" in screen.read_text()
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            process.wait(60)
+    everything = descendants(process.pid)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0
+    assert not any(map(alive, everything))
+    assert "no process is left" in screen.read_text()
 
 
 @pytest.mark.server
@@ -126,7 +127,7 @@ def test_it_is_ready_checked_restarted_and_ended(
     ],
 )
 def test_vllms_own_complaints_are_understood(
-    launch: Callable[..., tuple[subprocess.Popen[bytes], Path]],
+    launch: Launch,
     arguments: tuple[object, ...],
     cause: str,
     mend: str,
