@@ -35,13 +35,13 @@ _LONG_QUEUE = (
     2 / 3
 )  # of our own prompts in flight: more than two batches of the server's wait behind the one it runs
 
-_WAITING = re.compile(r"^vllm:num_requests_waiting(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
+_WAITING = re.compile(r"^vllm:num_requests_waiting(?:\{[^}]*\})? ([\d.e+]+)$", re.MULTILINE)
 
 
 def waiting_prompts(metrics: str) -> int | None:
     """Prompts that wait in the server, by its ``/metrics``; summed over engines. None where it does not tell."""
     values = [float(value) for value in _WAITING.findall(metrics)]
-    return int(sum(values)) if values and all(map(math.isfinite, values)) else None
+    return int(sum(values)) if values else None
 
 
 @dataclass(slots=True)

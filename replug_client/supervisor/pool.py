@@ -239,6 +239,9 @@ class Pool:
                 break
             except SupervisorError as error:
                 asked, replica.error = asked + 1, error
+            except Exception as error:  # a defect of ours must not leave all that waits without an end
+                _log.exception("%s cannot be held against its canary", url)
+                asked, replica.error = asked + 1, SupervisorError(f"{url}: {error!r}")
             if asked == 2:  # one failure may be chance
                 replica.state = State.GONE
                 _log.warning("%s is gone (%s)", url, replica.error)

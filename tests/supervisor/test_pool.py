@@ -290,3 +290,17 @@ def test_an_answer_of_a_server_in_doubt_is_held_back_until_it_passes_the_canary(
             [Prompt((0, 666, 7), 1), Prompt((0, 5, 7), 1)], lambda positions, _: handed.extend(positions)
         ).result(timeout=20)
     assert handed == []
+
+
+def test_a_defect_in_the_check_of_a_server_does_not_leave_work_waiting_for_ever(
+    stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def defective(*_: object) -> None:
+        raise KeyError("a defect")
+
+    monkeypatch.setattr("replug_client.supervisor.client.check_unchanged", defective)
+    (server,) = servers(stack, 1)
+    server.let_through = 1
+    supervisor = connect(stack, [server], replace(QUICK, server_wait=0.1))
+    with pytest.raises(SupervisorUnavailableError, match="a defect"):
+        supervisor.score(random_prompts(8))
