@@ -35,6 +35,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "server.scoring": ("replug_client", "server"),
     "demo": ("replug_client",),
     "benchmarks": ("replug_client", "server", "demo"),
+    "benchmarks.faults": ("replug_client", "benchmarks", "tests.faults"),  # one proxy for both
     # The top-level programs: parse, call, nothing else.
     "": ("replug_client.cli.app",),
 }

@@ -41,7 +41,7 @@ def replug(words: Sequence[str]) -> int:
 
 
 def arguments(folder: Path, output: str, base_url: str, **changes: object) -> list[str]:
-    """``replug train`` of 24 steps with a checkpoint every second one; its own cache, named after its output."""
+    """``replug train`` of 16 steps with a checkpoint every second one; its own cache, named after its output."""
     options: dict[str, object] = {
         "model": MODEL,
         "tokenizer": DEMO_LM,
@@ -58,13 +58,13 @@ def arguments(folder: Path, output: str, base_url: str, **changes: object) -> li
         "min_pred_len": 4,
         "retrieved_max_length": 24,
         "validation_fraction": 0.2,
-        "max_examples": 40,
+        "max_examples": 24,
         "max_validation": 6,
         "n_docs": 6,
         "bm25_docs": 1,
         "random_docs": 1,
         "learning_rate": 1e-3,
-        "max_steps": 24,
+        "max_steps": 16,
         "keep": "last",
         "refresh_every": 3,
         "eval_every": 2,
