@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from dataclasses import dataclass, field
 
 import pytest
@@ -126,3 +127,51 @@ def test_the_queue_is_read_from_the_metrics() -> None:
     assert waiting_prompts("vllm:num_requests_waiting 2.0") == 2
     assert waiting_prompts("process_cpu_seconds_total 3.5") is None
     assert waiting_prompts("vllm:num_requests_waiting NaN") is None
+
+
+@dataclass
+class BatchServer:
+    """Takes up to ``rows`` prompts in one step, whose time grows with them, as vLLM does; simulated."""
+
+    rows: int
+    step_seconds: float
+    prompt_seconds: float
+    prompts_per_request: int
+    now: float = 0.0
+
+    def rate(self, limiter: Limiter, requests: int) -> float:
+        """Prompts a second over the second half of so many requests."""
+        queue: deque[float] = deque()
+        left: dict[float, int] = {}
+        done, halfway, sent = 0, 0.0, 0
+        while done < requests:
+            while len(left) < limiter.limit:
+                sent += 1
+                when = self.now + sent * 1e-9  # names the request
+                left[when] = self.prompts_per_request
+                queue.extend([when] * self.prompts_per_request)
+            batch = [queue.popleft() for _ in range(min(self.rows, len(queue)))]
+            self.now += self.step_seconds + self.prompt_seconds * len(batch)
+            for when in batch:
+                left[when] -= 1
+                if not left[when]:
+                    del left[when]
+                    done += 1
+                    limiter.answered(100, self.now - when, crowded=True)
+            if done <= requests // 2:
+                halfway = self.now
+        return requests / 2 * self.prompts_per_request / (self.now - halfway)
+
+
+@pytest.mark.parametrize(
+    ("rows", "step_seconds", "prompt_seconds", "prompts_per_request"),
+    [(5, 0.01, 0.025, 8), (20, 0.008, 0.001, 8), (64, 0.02, 0.0005, 8), (64, 0.01, 0.0003, 1)],
+    ids=["two cores", "a GPU", "a large GPU", "one prompt a request"],
+)
+def test_a_server_that_works_in_batches_reaches_its_ceiling(
+    rows: int, step_seconds: float, prompt_seconds: float, prompts_per_request: int
+) -> None:
+    server = BatchServer(rows, step_seconds, prompt_seconds, prompts_per_request)
+    found = server.rate(Limiter(clock=lambda: server.now), 4000)
+    ceiling = rows / (step_seconds + prompt_seconds * rows)
+    assert 0.95 * ceiling <= found <= 1.01 * ceiling
