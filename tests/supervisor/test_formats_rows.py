@@ -73,6 +73,7 @@ def outcome(parse: Any, body: bytes, prompts: list[Prompt]) -> Any:
     ]
 
 
+@settings(deadline=None)
 @given(answers())
 def test_it_reads_exactly_what_the_json_parser_reads(case: tuple[bytes, list[Prompt]]) -> None:
     body, prompts = case
@@ -80,7 +81,7 @@ def test_it_reads_exactly_what_the_json_parser_reads(case: tuple[bytes, list[Pro
 
 
 @given(answers(numbers), st.data())
-@settings(max_examples=300)
+@settings(deadline=None, max_examples=300)
 def test_damaged_bytes_mean_the_same_to_both(case: tuple[bytes, list[Prompt]], data: st.DataObject) -> None:
     body, prompts = case
     start = data.draw(st.integers(0, len(body)))
@@ -92,6 +93,7 @@ def test_damaged_bytes_mean_the_same_to_both(case: tuple[bytes, list[Prompt]], d
     assert outcome(parse_vllm, damaged, prompts) == outcome(parse_vllm_json, damaged, prompts)
 
 
+@settings(deadline=None)
 @given(answers(), st.integers(1, 200))
 def test_an_answer_cut_short_is_never_taken_for_whole(case: tuple[bytes, list[Prompt]], lost: int) -> None:
     body, prompts = case

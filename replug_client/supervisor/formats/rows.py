@@ -24,11 +24,13 @@ _MARK = f"rows cut out {secrets.token_hex(8)}: "  # stands in no answer
 # No valid JSON holds this inside a string: the quote would end it, and no letter may follow there.
 _ENTRY = '{"logprob":'
 
+# Each character can be matched in one way only, so nothing is ever tried twice, whatever the bytes. Only single
+# characters are repeated possessively (++): quicker, and Python 3.11's first releases err with groups.
 _COUNT = r"(?:0|[1-9][0-9]{0,17}+)"
-_NUMBER = rf"-?{_COUNT}(?:\.[0-9]{{1,40}}+)?+(?:[eE][-+]?[0-9]{{1,3}}+)?+"
-_TEXT = r'"[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+"'
+_NUMBER = rf"-?{_COUNT}(?:\.[0-9]{{1,40}}+)?(?:[eE][-+]?[0-9]{{1,3}}+)?"
+_TEXT = r'"[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*"'
 _TAIL = rf',"rank":(?:null|{_COUNT}),"decoded_token":(?:null|{_TEXT})\}}\}}'
-_ROWS = re.compile(rf'(?:,\{{"{_COUNT}":\{{"logprob":{_NUMBER}{_TAIL})*+')
+_ROWS = re.compile(rf'(?:,\{{"{_COUNT}":\{{"logprob":{_NUMBER}{_TAIL})*')
 _ROW = re.compile(rf',\{{"({_COUNT})":\{{"logprob":({_NUMBER}){_TAIL}')
 
 
