@@ -143,7 +143,7 @@ class BatchServer:
         """Prompts a second over the second half of so many requests."""
         queue: deque[float] = deque()
         left: dict[float, int] = {}
-        done, halfway, sent = 0, 0.0, 0
+        done, sent, halfway = 0, 0, (0, 0.0)
         while done < requests:
             while len(left) < limiter.limit:
                 sent += 1
@@ -159,8 +159,8 @@ class BatchServer:
                     done += 1
                     limiter.answered(100, self.now - when, crowded=True)
             if done <= requests // 2:
-                halfway = self.now
-        return requests / 2 * self.prompts_per_request / (self.now - halfway)
+                halfway = (done, self.now)
+        return (done - halfway[0]) * self.prompts_per_request / (self.now - halfway[1])
 
 
 @pytest.mark.parametrize(
