@@ -8,13 +8,24 @@ from typing import Annotated, Literal
 import typer
 
 from replug_client.artefacts import default_cache_dir
+from replug_client.cli.flags import (
+    ENCODER,
+    FILES,
+    CacheDir,
+    LogLevel,
+    MaxLength,
+    Normalize,
+    PassagePrompt,
+    Passages,
+    Pooling,
+    ProjectionSize,
+    QueryPrompt,
+)
 from replug_client.corpus.store import PassageStore
 from replug_client.progress import configure_logging
 from replug_client.retriever.embedding import EmbedOptions, embed_shard
 from replug_client.retriever.encoder import ComputeDtype, EncoderOptions, check_projection_size, load_encoder
 
-_FILES = "Files and folders"
-_ENCODER = "Encoder (where it is to differ from the model's own, or its family's, way)"
 _WORK = "Work"
 
 
@@ -23,26 +34,16 @@ def embed(
         str,
         typer.Option("--model_name_or_path", help="The encoder: a folder, or a name on the model hub."),
     ],
-    passages: Annotated[
-        list[Path],
-        typer.Option(
-            "--passages",
-            help="Corpus: CSV, TSV, JSONL or Parquet with id and text. May be given several times.",
-            rich_help_panel=_FILES,
-        ),
-    ],
+    passages: Passages,
     output_dir: Annotated[
         Path,
         typer.Option(
             "--output_dir",
             help="The shard goes into passages_<shard_id> in this folder.",
-            rich_help_panel=_FILES,
+            rich_help_panel=FILES,
         ),
     ],
-    projection_size: Annotated[
-        int | None,
-        typer.Option("--projection_size", help="Expected length of the vectors; another one is an error."),
-    ] = None,
+    projection_size: ProjectionSize = None,
     shard_id: Annotated[
         int, typer.Option("--shard_id", help="Which shard to make, from 0.", rich_help_panel=_WORK)
     ] = 0,
@@ -78,38 +79,15 @@ def embed(
             "--device", help="cpu, cuda, cuda:1, ...; a GPU where there is one.", rich_help_panel=_WORK
         ),
     ] = None,
-    query_prompt: Annotated[
-        str | None,
-        typer.Option(
-            "--query_prompt",
-            help="Put before every query; for `train` and `compare`, no part of the shard.",
-            rich_help_panel=_ENCODER,
-        ),
-    ] = None,
-    passage_prompt: Annotated[
-        str | None,
-        typer.Option("--passage_prompt", help="Put before every passage.", rich_help_panel=_ENCODER),
-    ] = None,
-    pooling: Annotated[
-        str | None,
-        typer.Option("--pooling", help="mean, cls, lasttoken or max.", rich_help_panel=_ENCODER),
-    ] = None,
-    normalize: Annotated[
-        bool | None,
-        typer.Option(
-            "--normalize/--no_normalize", help="Scale vectors to length 1.", rich_help_panel=_ENCODER
-        ),
-    ] = None,
-    max_length: Annotated[
-        int | None,
-        typer.Option(
-            "--max_length", help="Cut passages at this many of its tokens.", rich_help_panel=_ENCODER
-        ),
-    ] = None,
+    query_prompt: QueryPrompt = None,
+    passage_prompt: PassagePrompt = None,
+    pooling: Pooling = None,
+    normalize: Normalize = None,
+    max_length: MaxLength = None,
     attn_implementation: Annotated[
         str | None,
         typer.Option(
-            "--attn_implementation", help="sdpa, eager or flash_attention_2.", rich_help_panel=_ENCODER
+            "--attn_implementation", help="sdpa, eager or flash_attention_2.", rich_help_panel=ENCODER
         ),
     ] = None,
     trust_remote_code: Annotated[
@@ -117,14 +95,11 @@ def embed(
         typer.Option(
             "--trust_remote_code",
             help="Run code that comes with the model. Only for models you have read.",
-            rich_help_panel=_ENCODER,
+            rich_help_panel=ENCODER,
         ),
     ] = False,
-    cache_dir: Annotated[
-        Path | None,
-        typer.Option("--cache_dir", help="Holds the converted corpus.", rich_help_panel=_FILES),
-    ] = None,
-    log_level: Annotated[str, typer.Option("--log_level", help="debug, info, warning or error.")] = "info",
+    cache_dir: CacheDir = None,
+    log_level: LogLevel = "info",
 ) -> None:
     """Embed the passages of a corpus, as one shard of vectors.
 

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from replug_client.artefacts import default_cache_dir
+from replug_client.cli.flags import (
+    FILES,
+    BaseUrl,
+    CacheDir,
+    Concurrency,
+    Kind,
+    LocalDtype,
+    LogLevel,
+    MaxLength,
+    Model,
+    Normalize,
+    PassagePrompt,
+    Passages,
+    Pooling,
+    ProjectionSize,
+    QueryPrompt,
+    RetrievedMaxLength,
+    Separator,
+    ServerWait,
+    SupervisorKind,
+    Tokenizer,
+    supervisor_options,
+)
 from replug_client.progress import configure_logging
 from replug_client.retriever.encoder import EncoderOptions
-from replug_client.supervisor.local import LocalOptions
-from replug_client.supervisor.open import SupervisorOptions
-from replug_client.supervisor.options import ClientOptions, parse_concurrency
 from replug_client.supervisor.prompts import unescape
 from replug_client.training.candidates import CandidateOptions
 from replug_client.training.objectives import Aggregation, Denominator, Direction
@@ -27,32 +46,18 @@ from replug_client.training.options import (
     TrainOptions,
 )
 
-_FILES = "Files and folders"
 _RETRIEVER = "Retriever"
-_SUPERVISOR = "Supervisor"
 _EXAMPLES = "Examples and candidates"
 _TARGET = "Objective"
 _STEPS = "Optimisation"
 
 
-class Kind(StrEnum):
-    """Where the supervisor runs."""
-
-    SERVER = "server"
-    LOCAL = "local"
-
-
 def train(
-    passages: Annotated[
-        list[Path],
-        typer.Option(
-            "--passages", help="Corpus: CSV, TSV, JSONL or Parquet with id and text.", rich_help_panel=_FILES
-        ),
-    ],
+    passages: Passages,
     data: Annotated[
         list[Path],
         typer.Option(
-            "--data", help="Documents that examples are cut from, in the same forms.", rich_help_panel=_FILES
+            "--data", help="Documents that examples are cut from, in the same forms.", rich_help_panel=FILES
         ),
     ],
     passages_embeddings: Annotated[
@@ -60,23 +65,16 @@ def train(
         typer.Option(
             "--passages_embeddings",
             help="Shards of `replug embed`: one, several, or a glob.",
-            rich_help_panel=_FILES,
+            rich_help_panel=FILES,
         ),
     ],
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            help="The supervisor: the name that the server serves, or a folder.",
-            rich_help_panel=_SUPERVISOR,
-        ),
-    ],
+    model: Model,
     output_dir: Annotated[
-        Path, typer.Option("--output_dir", help="Where the tuned retriever goes.", rich_help_panel=_FILES)
+        Path, typer.Option("--output_dir", help="Where the tuned retriever goes.", rich_help_panel=FILES)
     ] = Path("output_finetuned_retriever"),
     validation_data: Annotated[
         list[Path] | None,
-        typer.Option("--validation_data", help="Documents to validate on.", rich_help_panel=_FILES),
+        typer.Option("--validation_data", help="Documents to validate on.", rich_help_panel=FILES),
     ] = None,
     validation_fraction: Annotated[
         float,
@@ -85,7 +83,7 @@ def train(
             min=0.0,
             max=0.9,
             help="Share of --data's documents held out where there is no --validation_data.",
-            rich_help_panel=_FILES,
+            rich_help_panel=FILES,
         ),
     ] = 0.1,
     save_or_load_index: Annotated[
@@ -93,21 +91,16 @@ def train(
         typer.Option(
             "--save_or_load_index",
             help="Keep the FAISS index beside the shards and reuse it.",
-            rich_help_panel=_FILES,
+            rich_help_panel=FILES,
         ),
     ] = False,
-    cache_dir: Annotated[
-        Path | None,
-        typer.Option("--cache_dir", help="Score cache and converted corpora.", rich_help_panel=_FILES),
-    ] = None,
+    cache_dir: CacheDir = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with an interrupted run.", rich_help_panel=_FILES)
+        bool, typer.Option("--resume", help="Go on with an interrupted run.", rich_help_panel=FILES)
     ] = False,
     overwrite: Annotated[
         bool,
-        typer.Option(
-            "--overwrite", help="Throw away an earlier run in --output_dir.", rich_help_panel=_FILES
-        ),
+        typer.Option("--overwrite", help="Throw away an earlier run in --output_dir.", rich_help_panel=FILES),
     ] = False,
     re_model_name_or_path: Annotated[
         str,
@@ -117,12 +110,7 @@ def train(
             rich_help_panel=_RETRIEVER,
         ),
     ] = "sentence-transformers/all-MiniLM-L6-v2",
-    projection_size: Annotated[
-        int | None,
-        typer.Option(
-            "--projection_size", help="Checked against the retriever's dimension.", rich_help_panel=_RETRIEVER
-        ),
-    ] = None,
+    projection_size: ProjectionSize = None,
     train_what: Annotated[
         Train,
         typer.Option(
@@ -131,94 +119,25 @@ def train(
             rich_help_panel=_RETRIEVER,
         ),
     ] = Train.QUERY,
-    query_prompt: Annotated[
-        str | None,
-        typer.Option("--query_prompt", help="Instead of the model's own.", rich_help_panel=_RETRIEVER),
-    ] = None,
-    passage_prompt: Annotated[
-        str | None,
-        typer.Option("--passage_prompt", help="Instead of the model's own.", rich_help_panel=_RETRIEVER),
-    ] = None,
-    pooling: Annotated[
-        str | None,
-        typer.Option(
-            "--pooling", help="Instead of the model's own: cls, mean...", rich_help_panel=_RETRIEVER
-        ),
-    ] = None,
-    max_length: Annotated[
-        int | None,
-        typer.Option(
-            "--max_length", help="Longest input of the retriever, in its tokens.", rich_help_panel=_RETRIEVER
-        ),
-    ] = None,
-    normalize: Annotated[
-        bool | None,
-        typer.Option(
-            "--normalize/--no_normalize", help="Instead of the model's own.", rich_help_panel=_RETRIEVER
-        ),
-    ] = None,
+    query_prompt: QueryPrompt = None,
+    passage_prompt: PassagePrompt = None,
+    pooling: Pooling = None,
+    max_length: MaxLength = None,
+    normalize: Normalize = None,
     train_word_embeddings: Annotated[
         bool,
         typer.Option(
             "--train_word_embeddings", help="Train the input embeddings too.", rich_help_panel=_RETRIEVER
         ),
     ] = False,
-    supervisor: Annotated[
-        Kind,
-        typer.Option("--supervisor", help="server, or local: in this process.", rich_help_panel=_SUPERVISOR),
-    ] = Kind.SERVER,
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(
-            "--tokenizer",
-            help="Name or folder, where --model does not lead to it.",
-            rich_help_panel=_SUPERVISOR,
-        ),
-    ] = None,
-    base_url: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--base_url",
-            help="The server's; again, or with commas, for several that serve the same model. Default: "
-            "OPENAI_BASE_URL, or http://localhost:8000/v1; a key is taken from OPENAI_API_KEY only.",
-            rich_help_panel=_SUPERVISOR,
-        ),
-    ] = None,
-    concurrency: Annotated[
-        str,
-        typer.Option(
-            "--concurrency",
-            help="Requests under way at once at each server; auto: as many as keep it busy.",
-            rich_help_panel=_SUPERVISOR,
-        ),
-    ] = "auto",
-    server_wait: Annotated[
-        float,
-        typer.Option(
-            "--server_wait",
-            min=0,
-            help="Seconds to wait for a server to come back when none is left.",
-            rich_help_panel=_SUPERVISOR,
-        ),
-    ] = 600.0,
-    dtype: Annotated[
-        str,
-        typer.Option(
-            "--dtype", help="Of a local supervisor: auto, float32, bfloat16.", rich_help_panel=_SUPERVISOR
-        ),
-    ] = "auto",
-    separator: Annotated[
-        str,
-        typer.Option(
-            "--separator", help=r"Between passage and query; \n and \t are read.", rich_help_panel=_SUPERVISOR
-        ),
-    ] = r"\n",
-    retrieved_max_length: Annotated[
-        int,
-        typer.Option(
-            "--retrieved_max_length", min=1, help="Supervisor tokens of a passage.", rich_help_panel=_EXAMPLES
-        ),
-    ] = 128,
+    supervisor: SupervisorKind = Kind.SERVER,
+    tokenizer: Tokenizer = None,
+    base_url: BaseUrl = None,
+    concurrency: Concurrency = "auto",
+    server_wait: ServerWait = 600.0,
+    dtype: LocalDtype = "auto",
+    separator: Separator = r"\n",
+    retrieved_max_length: RetrievedMaxLength = 128,
     context_len: Annotated[
         int,
         typer.Option(
@@ -384,9 +303,7 @@ def train(
     device: Annotated[
         str | None, typer.Option("--device", help="cpu, cuda, cuda:1...", rich_help_panel=_STEPS)
     ] = None,
-    log_level: Annotated[
-        str, typer.Option("--log_level", help="debug, info, warning, error.", rich_help_panel=_FILES)
-    ] = "info",
+    log_level: LogLevel = "info",
 ) -> None:
     """Tune a retriever so that what it finds makes the supervisor predict the right continuation.
 
@@ -425,14 +342,15 @@ def train(
                 max_seq_length=max_length,
                 device=device,
             ),
-            supervisor=SupervisorOptions(
-                kind=supervisor.value,
+            supervisor=supervisor_options(
                 model=model,
-                base_url=",".join(base_url) if base_url else None,
+                kind=supervisor,
+                base_url=base_url,
                 tokenizer=tokenizer,
                 cache_dir=cache_dir,
-                client=ClientOptions(concurrency=parse_concurrency(concurrency), server_wait=server_wait),
-                local=LocalOptions(dtype=dtype),
+                concurrency=concurrency,
+                server_wait=server_wait,
+                dtype=dtype,
             ),
             place=PlaceOptions(output_dir, cache_dir, resume, overwrite, save_or_load_index),
             candidates=CandidateOptions(n_docs, bm25_docs, random_docs),
