@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,9 @@ _A_PUT, _A_GET = 8, 64  # scores in a request; pairs in a training batch
 _PUTS, _GETS = 400, 400
 _PARTS, _TRANSACTION = 10, 50_000
 _EPOCH = 1000  # pairs
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +87,9 @@ def grow_and_measure(path: Path, have: int, want: int, tokens: int) -> Measured:
     ]
     for keys in known[:20]:
         cache.get(keys)
-    hits = rate(lambda: [_expect(len(cache.get(keys)), len(set(keys))) for keys in known], _GETS * _A_GET)
-    misses = rate(lambda: [_expect(len(cache.get(keys)), 0) for keys in unknown], _GETS * _A_GET)
-    puts = rate(lambda: [cache.put(rows) for rows in fresh], _PUTS * _A_PUT)
+    hits = rate(lambda keys: _expect(len(cache.get(keys)), len(set(keys))), known)
+    misses = rate(lambda keys: _expect(len(cache.get(keys)), 0), unknown)
+    puts = rate(cache.put, fresh)
     memory = anonymous_memory() - before
     entries = len(cache)
     cache.close()  # the last to close it folds the log into the file
@@ -117,11 +121,12 @@ def values(tokens: int, count: int, random: np.random.Generator) -> Iterator[Sco
     return map(Score, drawn)
 
 
-def rate(work: Callable[[], object], scores: int) -> float:
+def rate(work: Callable[[list[T]], None], parts: list[list[T]]) -> float:
     """Scores a second."""
     began = time.perf_counter()
-    work()
-    return scores / (time.perf_counter() - began)
+    for part in parts:
+        work(part)
+    return sum(map(len, parts)) / (time.perf_counter() - began)
 
 
 def anonymous_memory() -> int:

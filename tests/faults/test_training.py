@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,9 +57,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     assert server.complaints == []
 
 
-def assert_same_run(place: Place, other: Path) -> None:
-    assert_same_weights(place.whole, other)
-    first, second = figures(place.whole), figures(other)
+def assert_same_run(one: Path, other: Path) -> None:
+    assert_same_weights(one, other)
+    first, second = figures(one), figures(other)
     for name in ("bits_per_byte", "kl", "changed"):
         assert [entry[name] for entry in second["validation"]] == [
             entry[name] for entry in first["validation"]
@@ -70,7 +72,7 @@ def test_a_run_through_every_transient_fault_ends_with_the_same_weights(place: P
         proxy.inject(*faults, rate=0.2)
         assert replug(arguments(place.folder, "faulty", proxy.base_url)) == 0
         assert proxy.counts.faults.total() >= 5
-    assert_same_run(place, place.folder / "faulty")
+    assert_same_run(place.whole, place.folder / "faulty")
 
 
 def test_a_server_that_goes_in_mid_training_is_waited_for(
@@ -94,52 +96,72 @@ def test_a_server_that_goes_in_mid_training_is_waited_for(
         assert status == 0, said
         lines = [line for line in said.splitlines() if proxy.base_url in line and "wait" in line]
         assert 1 <= len(lines) <= 6, said
-    assert_same_run(place, place.folder / "outage")
+    assert_same_run(place.whole, place.folder / "outage")
 
 
-# Imports take longer than the run, so one process makes them and forks before torch has any thread.
+# Imports take longer than a run, so one process makes them and forks before torch has any thread.
+# Prints a line whenever a run has ended, by itself or by a kill, and waits to be told to go on.
 KILLER = """
-import json, os, signal, sqlite3, sys, time
+import json, os, random, signal, sqlite3, sys, time
 import replug_client.supervisor.open, replug_client.training.run
 from replug_client.cli.app import main
 
-def begin(arguments):
+words, cache, kills, seed = json.loads(sys.argv[1])
+moments = random.Random(seed)
+
+def begin(number):
     pid = os.fork()
     if pid == 0:
-        main(arguments)
+        main([word.replace("NUMBER", str(number)) for word in words])
     return pid
 
-arguments, cache, duration, fractions = json.loads(sys.argv[1])
-for fraction in fractions:
-    pid = begin(arguments)
-    time.sleep(fraction * duration)
-    os.kill(pid, signal.SIGKILL)
+def ended(number, pid):
     status = os.waitpid(pid, 0)[1]
+    path = cache.replace("NUMBER", str(number))
     kept = []
-    if os.path.exists(cache):
-        with sqlite3.connect(cache) as database:
-            if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'scores'").fetchone():
-                kept = [key.hex() for (key,) in database.execute("SELECT key FROM scores")]
+    if os.path.exists(path):
+        database = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'scores'").fetchone():
+            kept = [key.hex() for (key,) in database.execute("SELECT key FROM scores")]
         database.close()
-    print(json.dumps({"status": status, "kept": kept}), flush=True)
-    sys.stdin.readline()
-status = os.waitpid(begin(arguments), 0)[1]
-print(json.dumps({"status": status, "kept": []}), flush=True)
+    print(json.dumps({"number": number, "status": status, "kept": kept}), flush=True)
+    if not sys.stdin.readline():
+        sys.exit("nobody listens any more")
+    return status
+
+began = time.monotonic()
+ended(0, begin(0))
+duration, number, killed = time.monotonic() - began, 1, 0
+while killed < kills:
+    pid = begin(number)
+    time.sleep(moments.uniform(0.02, 0.9) * duration)
+    os.kill(pid, signal.SIGKILL)
+    if ended(number, pid) == signal.SIGKILL:
+        killed += 1
+    else:  # it was done by then
+        number += 1
+ended(number, begin(number))
 """
 
 
-def test_a_driver_killed_at_twenty_random_moments_asks_for_no_score_twice(place: Place) -> None:
-    fractions = [random.uniform(0.02, 1.0) for _ in range(KILLS)]
-    cache = place.folder / "killed-cache" / "scores.sqlite"
-    server = place.server
-    words = [*arguments(place.folder, "killed", server.base_url), "--resume"]
-    duration = figures(place.whole)["seconds"]
-    first = len(server.requests)
-    asked: list[list[tuple[int, ...]]] = []  # by run
-    ends: list[int] = []
-    kept: list[set[str]] = []  # keys on disk after each run
+@dataclass
+class Ended:
+    """A run that has ended: the run's number, how, the keys on disk then, and the prompts that it asked for."""
+
+    number: int
+    status: int
+    kept: set[str]
+    asked: list[tuple[int, ...]]
+
+
+def killed_runs(place: Place, kills: int, seed: int) -> Iterator[Ended]:
+    """Number 0 is let alone; then run until so many have been killed, each resumed until it comes to its end."""
+    words = [*arguments(place.folder, "killed-NUMBER", place.server.base_url, concurrency=2), "--resume"]
+    cache = place.folder / "killed-NUMBER-cache" / "scores.sqlite"
+    requests = place.server.requests
+    first = len(requests)
     with subprocess.Popen(
-        [sys.executable, "-c", KILLER, json.dumps([words, str(cache), duration, fractions])],
+        [sys.executable, "-c", KILLER, json.dumps([words, str(cache), kills, seed])],
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -150,26 +172,40 @@ def test_a_driver_killed_at_twenty_random_moments_asks_for_no_score_twice(place:
             if not line.startswith("{"):
                 continue
             told = json.loads(line)
-            ends.append(told["status"])
-            kept.append(set(told["kept"]))
-            requests = server.requests[first:]
-            first += len(requests)
-            asked.append([tuple(ids) for request in requests for ids in request["prompt"]])
-            if len(ends) <= KILLS:
-                driver.stdin.write("\n")
-                driver.stdin.flush()
-    assert len(ends) == KILLS + 1 and ends[-1] == 0, (fractions, ends)
-    assert ends.count(9) >= KILLS // 2, (fractions, ends, "most runs were too quick to be killed")
-    assert_same_run(place, place.folder / "killed")
+            asked = [tuple(ids) for request in requests[first:] for ids in request["prompt"]]
+            first = len(requests)
+            yield Ended(told["number"], told["status"], set(told["kept"]), asked)
+            driver.stdin.write("\n")
+            driver.stdin.flush()
+    assert driver.returncode == 0
 
-    fingerprint = json.loads((place.folder / "killed" / "run.json").read_text())["supervisor"]["fingerprint"]
-    received: set[str] = set()
-    for run, prompts in enumerate(asked):
-        again = {ids for ids in prompts if ids != CANARY.ids and keys(fingerprint, ids) & received}
-        assert not again, f"run {run} asked for {len(again)} scores that were on disk"
-        received |= kept[run]
-    assert received
-    assert place.whole.exists()
+
+def dawdle(server: FakeServer, payload: dict[str, Any], body: Body) -> None:
+    """So that scoring takes a good part of a run, and many kills come in the middle of it."""
+    time.sleep(0.1)
+
+
+def test_a_driver_killed_at_twenty_random_moments_asks_for_no_score_twice(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(place.server, "mischief", dawdle)
+    seed = random.randrange(2**32)
+    fingerprint = json.loads((place.whole / "run.json").read_text())["supervisor"]["fingerprint"]
+    received: dict[int, set[str]] = {}
+    kills = []
+    for run in killed_runs(place, KILLS, seed):
+        before = received.get(run.number, set())
+        again = [ids for ids in run.asked if ids != CANARY.ids and keys(fingerprint, ids) & before]
+        assert not again, f"seed {seed}: {len(again)} scores were asked for that were on disk"
+        assert before <= run.kept, f"seed {seed}: a kill lost scores"
+        received[run.number] = run.kept
+        if run.status == signal.SIGKILL:
+            kills.append(len(run.kept))
+        else:
+            assert run.status == 0, f"seed {seed}"
+            assert_same_run(place.folder / "killed-0", place.folder / f"killed-{run.number}")
+    assert len(kills) == KILLS
+    assert len(set(kills)) >= 3, f"seed {seed}: all kills came at the same moments: {kills}"
 
 
 def keys(fingerprint: str, ids: tuple[int, ...]) -> set[str]:
