@@ -29,7 +29,7 @@ from replug_client.supervisor.fake import FakeSupervisor
 from replug_client.supervisor.protocol import Prompt, Score
 
 _A_PUT, _A_GET = 8, 64  # scores in a request; pairs in a training batch
-_PUTS, _GETS = 400, 400
+_PUTS, _GETS = 2000, 2000
 _PARTS, _TRANSACTION = 10, 50_000
 _EPOCH = 1000  # pairs
 
