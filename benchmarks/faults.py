@@ -1,6 +1,6 @@
 """What the client loses to each fault of a server: scores asked, lost, wrong, and asked again.
 
-python -m benchmarks.faults [--rate 0.2] [--pairs 1600] [--base_url URL --model NAME]
+python -m benchmarks.faults [--rate 0.2] [--pairs 400] [--base_url URL --model NAME]
 
 A seeded proxy stands between the client and a server, and spoils that share of the requests. The server is a
 stand-in that computes nothing, and scores must be equal bit for bit; or a real one, and they must agree within
@@ -80,7 +80,7 @@ def _options() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rate", type=float, default=0.2)
-    parser.add_argument("--pairs", type=int, default=1600)
+    parser.add_argument("--pairs", type=int, default=400)
     parser.add_argument("--base_url", help="of a server that runs; with /v1")
     parser.add_argument("--model", default=_stand_in.MODEL)
     options = parser.parse_args()
