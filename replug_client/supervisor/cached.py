@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from replug_client.errors import SupervisorError
 from replug_client.supervisor.cache import ScoreCache, cache_key
+from replug_client.supervisor.canary import Identity
 from replug_client.supervisor.checks import check_lengths
 from replug_client.supervisor.protocol import (
     OnScores,
@@ -103,6 +104,12 @@ class CachedSupervisor:
     def fingerprint(self) -> str:
         """That under which the cache knows the wrapped supervisor; part of every key."""
         return self._fingerprint
+
+    @property
+    def identity(self) -> Identity | None:
+        """What the wrapped supervisor says it is, and its canary score; None where it does not tell."""
+        wrapped = self._supervisor
+        return wrapped.identity if isinstance(wrapped, RecognisableSupervisor) else None
 
     @property
     def max_prompt_tokens(self) -> int:

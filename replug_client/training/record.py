@@ -12,14 +12,19 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from replug_client import __version__
 from replug_client.artefacts import atomic_write, read_json, sha256_file, write_json
 from replug_client.corpus.records import Example
 from replug_client.errors import ArtefactError, OptionError
+from replug_client.supervisor.canary import Identity, difference
+from replug_client.supervisor.protocol import Score
 from replug_client.training.options import TrainOptions
 
 RUN_NAME = "run.json"
 STATE_NAME = "unfinished.json"
+SUPERVISOR_NAME = "supervisor.json"
 HELD_OUT_NAME = "held_out.jsonl"
 COMPLETE_NAME = "complete"
 _PACKAGES = (
@@ -138,6 +143,35 @@ def begin(options: TrainOptions, hashes: dict[str, str]) -> None:
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(state, what_decides(options, hashes))
+
+
+def keep_supervisor(folder: Path, identity: Identity | None) -> None:
+    """Write what the supervisor is and answers to the canary prompt, for a run that goes on later."""
+    if identity is None:
+        return
+    parts, canary = dict(identity.parts), identity.canary.token_log_probs.tolist()
+    write_json(folder / SUPERVISOR_NAME, {"parts": parts, "canary": canary})
+
+
+def check_supervisor(folder: Path, identity: Identity | None) -> None:
+    """A run that goes on must meet the model that it began with, under whatever name.
+
+    Half of a run under one model and half under another would be a retriever tuned to neither.
+
+    Raises:
+        ArtefactError: its canary differs by more than noise.
+    """
+    path = folder / SUPERVISOR_NAME
+    if identity is None or not path.exists():
+        return
+    kept = read_json(path, mend="Begin anew with --overwrite.")
+    apart = difference(Score(np.array(kept["canary"], dtype=np.float32)), identity.canary)
+    if not apart.is_noise:
+        raise ArtefactError(
+            f"--resume: the run in {folder} was begun with another supervisor than the one that answers now: their"
+            f" scores of the canary prompt differ by {apart}. Serve the model of {kept['parts']} again, or begin"
+            " anew with --overwrite."
+        )
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -67,9 +67,13 @@ def train_retriever(options: TrainOptions) -> Path:
     checkpoint = record.starting_point(options, hashes)
     supervisor, tokenizer = open_supervisor(options.supervisor)
     with closing(supervisor), ExitStack() as bars:
+        if checkpoint is not None:
+            record.check_supervisor(folder, supervisor.identity)
         prepared = prepare(options, store, supervisor, tokenizer)
         objective = calibrate(options, prepared)
         record.begin(options, hashes)
+        if checkpoint is None:
+            record.keep_supervisor(folder, supervisor.identity)
         scored = bars.enter_context(progress("scoring", None, "pairs"))
         trainer, stream = build_trainer(options, prepared, objective, scored, begins=checkpoint is None)
         logger.info(

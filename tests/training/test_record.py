@@ -7,14 +7,17 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from replug_client.artefacts import read_json, write_json
 from replug_client.corpus.records import Example
 from replug_client.errors import ArtefactError, OptionError
 from replug_client.retriever.encoder import EncoderOptions
+from replug_client.supervisor.canary import Identity
 from replug_client.supervisor.client import ClientOptions
 from replug_client.supervisor.open import SupervisorOptions
+from replug_client.supervisor.protocol import Score
 from replug_client.training import record
 from replug_client.training.options import DataOptions, PlaceOptions, StepOptions, TrainOptions
 
@@ -171,3 +174,18 @@ def test_everything_becomes_plain_json(tmp_path: Path) -> None:
     assert value["options"]["target"]["kl"] == "p-q"
     write_json(tmp_path / "value.json", value)
     assert read_json(tmp_path / "value.json", mend="") == value
+
+
+def canary_of(log_probs: list[float]) -> Identity:
+    return Identity({"kind": "server", "model": "m"}, Score(np.array(log_probs, dtype=np.float32)))
+
+
+def test_a_run_goes_on_with_the_supervisor_that_it_began_with_within_noise(tmp_path: Path) -> None:
+    record.keep_supervisor(tmp_path, canary_of([-1.0, -2.0, -3.0]))
+    record.check_supervisor(tmp_path, canary_of([-1.01, -2.0, -2.98]))
+
+
+def test_a_run_does_not_go_on_with_another_model_of_the_same_name(tmp_path: Path) -> None:
+    record.keep_supervisor(tmp_path, canary_of([-1.0, -2.0, -3.0]))
+    with pytest.raises(ArtefactError, match=r"another supervisor.*--overwrite"):
+        record.check_supervisor(tmp_path, canary_of([-1.1, -2.1, -3.0]))
