@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -25,6 +26,7 @@ from replug_client.evaluation.report import render_likelihood
 from replug_client.evaluation.retrieval import Retriever, open_retrievers
 from replug_client.retriever.encoder import EncoderOptions, encode_queries
 from replug_client.retriever.lexical import LexicalIndex
+from replug_client.statistics import bits_per_byte
 from replug_client.supervisor.local import LocalOptions
 from replug_client.supervisor.open import SupervisorOptions, open_supervisor
 from replug_client.supervisor.prompts import PromptBuilder
@@ -98,8 +100,31 @@ def write_table(options: TableOptions, console: Console) -> LikelihoodTable:
             description="held-out files",
         )
     console.print(render_likelihood(table))
-    write_json(options.results, {**table.to_json(), "k": K, "passages": len(store)})
+    figures = {**table.to_json(), "k": K, "passages": len(store), "by_package": by_package(table)}
+    write_json(options.results, figures)
     return table
+
+
+def by_package(table: LikelihoodTable) -> list[dict[str, Any]]:
+    """Bits per byte under each condition for each package of the library, the one with most examples first.
+
+    A module outside of packages counts to ``(modules)``. Packages differ so much in what a passage gives that
+    the figure over all of them says little about one.
+    """
+    packages = np.array([name.split("/")[0] if "/" in name else "(modules)" for name in table.document_ids])
+    names, counts = np.unique(packages, return_counts=True)
+    rows = []
+    for number in np.argsort(-counts, kind="stable"):
+        inside = packages == names[number]
+        values = {
+            condition: bits_per_byte(nll[inside], table.num_bytes[inside])
+            for condition, nll in table.nll.items()
+        }
+        documents = len({name for name, own in zip(table.document_ids, inside, strict=True) if own})
+        rows.append(
+            {"package": str(names[number]), "n": int(counts[number]), "documents": documents, **values}
+        )
+    return rows
 
 
 def held_out_examples(

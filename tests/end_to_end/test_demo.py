@@ -92,6 +92,14 @@ def test_the_table_has_every_condition_and_the_paired_difference(results: dict[s
     assert bits["ceiling"] <= bits["base"]  # the base's first passage is one of the K
 
 
+def test_the_packages_together_are_the_whole(results: dict[str, Any]) -> None:
+    rows = results["by_package"]
+    assert sum(row["n"] for row in rows) == results["n"]
+    assert sum(row["documents"] for row in rows) == results["documents"]
+    lowest, highest = min(row["base"] for row in rows), max(row["base"] for row in rows)
+    assert lowest <= results["bits_per_byte"]["base"] <= highest
+
+
 def test_what_is_printed_is_what_is_written(demo: tuple[Plan, str], results: dict[str, Any]) -> None:
     said = demo[1]
     for name, label in [("none", "no passage"), ("base", "base retriever's first"), ("ceiling", "(ceiling)")]:
