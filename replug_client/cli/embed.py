@@ -69,7 +69,7 @@ def embed(
         ComputeDtype,
         typer.Option(
             "--compute_dtype",
-            help="Precision of the encoder. bfloat16 is about 1.8 times faster on a CPU that has it.",
+            help="Precision of the encoder. bfloat16 is faster on a CPU that has it.",
             rich_help_panel=_WORK,
         ),
     ] = "float32",
