@@ -63,7 +63,7 @@ def embed(
     ] = 64,
     dtype: Annotated[
         Literal["float32", "float16"],
-        typer.Option("--dtype", help="Of the stored vectors.", rich_help_panel=_WORK),
+        typer.Option("--vector_dtype", help="Of the stored vectors.", rich_help_panel=_WORK),
     ] = "float32",
     compute_dtype: Annotated[
         ComputeDtype,

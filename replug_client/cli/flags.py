@@ -124,7 +124,9 @@ ProjectionSize = Annotated[
 ]
 QueryPrompt = Annotated[
     str | None,
-    typer.Option("--query_prompt", help="Put before every query.", rich_help_panel=ENCODER),
+    typer.Option(
+        "--query_prompt", help="Put before every query; no part of a shard.", rich_help_panel=ENCODER
+    ),
 ]
 PassagePrompt = Annotated[
     str | None,

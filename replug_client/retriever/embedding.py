@@ -69,7 +69,7 @@ class EmbedOptions:
                 f"--shard_id {self.shard_id} of --num_shards {self.num_shards}: expected 0 to num_shards - 1."
             )
         if self.dtype not in DTYPES:
-            raise OptionError(f"--dtype {self.dtype}: expected one of {', '.join(DTYPES)}.")
+            raise OptionError(f"--vector_dtype {self.dtype}: expected one of {', '.join(DTYPES)}.")
         if self.compute_dtype not in get_args(ComputeDtype):
             raise OptionError(
                 f"--compute_dtype {self.compute_dtype}: expected one of {', '.join(get_args(ComputeDtype))}."
@@ -208,7 +208,7 @@ def _encode(
         stored = vectors.astype(manifest.dtype)
     if not np.isfinite(stored).all():
         raise ArtefactError(
-            f"a vector has values up to {np.abs(vectors).max():.3g}, too large for --dtype {manifest.dtype}. "
+            f"a vector has values up to {np.abs(vectors).max():.3g}, too large for --vector_dtype {manifest.dtype}. "
             "Store float32, or normalise the vectors with --normalize."
         )
     return stored
@@ -264,7 +264,7 @@ def _begin(store: PassageStore, directory: Path, manifest: ShardManifest) -> Non
     except OSError as error:
         raise ArtefactError(
             f"{directory}: cannot make room for {manifest.rows} vectors ({error.strerror}). Free some space, "
-            "name another --output_dir, or use --dtype float16."
+            "name another --output_dir, or use --vector_dtype float16."
         ) from error
     write_ids(directory, (store.ids(rows) for rows in _blocks(manifest)))
     _write_journal(directory, manifest, 0)

@@ -81,7 +81,15 @@ def test_hyphens_work_and_every_option_arrives(place: Path, encoder: Path) -> No
     arguments = [
         argument.replace("_", "-") if argument.startswith("--") else argument for argument in basic(encoder)
     ]
-    arguments += ["--passages", "more.jsonl", "--num-shards", "2", "--shard-id=1", "--dtype", "float16"]
+    arguments += [
+        "--passages",
+        "more.jsonl",
+        "--num-shards",
+        "2",
+        "--shard-id=1",
+        "--vector-dtype",
+        "float16",
+    ]
     arguments += ["--per-gpu-batch-size", "2", "--compute-dtype", "bfloat16", "--passage-prompt", "p: "]
     arguments += ["--pooling", "mean", "--no-normalize", "--max-length", "9", "--log-level", "error"]
     assert replug(*arguments) == 0

@@ -265,7 +265,7 @@ def test_vectors_too_large_for_float16_are_refused(tmp_path: Path, encoder: Enco
     model = load_encoder(EncoderOptions(encoder.model_name_or_path, normalize=False, device="cpu"))
     store = store_of(tmp_path, sentences(3))
     model[0].model.encoder.layer[0].output.LayerNorm.weight.data.fill_(1e6)
-    with pytest.raises(ArtefactError, match="too large for --dtype float16"):
+    with pytest.raises(ArtefactError, match="too large for --vector_dtype float16"):
         embed_shard(model, store, tmp_path / "out", EmbedOptions(dtype="float16"), encoder)
 
 
@@ -282,7 +282,7 @@ def test_more_shards_than_passages_are_refused(
     [
         ({"shard_id": 2, "num_shards": 2}, "--shard_id 2 of --num_shards 2"),
         ({"shard_id": -1}, "--shard_id -1"),
-        ({"dtype": "int8"}, "--dtype int8"),
+        ({"dtype": "int8"}, "--vector_dtype int8"),
         ({"compute_dtype": "int8"}, "--compute_dtype int8"),
         ({"batch_size": 0}, "--per_gpu_batch_size 0"),
     ],
