@@ -83,7 +83,7 @@ def mending_command(
         "num_shards": manifest.num_shards,
     }
     if manifest.dtype != "float32":
-        flags["dtype"] = manifest.dtype
+        flags["vector_dtype"] = manifest.dtype
     if manifest.compute_dtype != "float32":
         flags["compute_dtype"] = manifest.compute_dtype
     return "replug embed " + " ".join(_spell(flags | _encoder_flags(options, manifest.encoder, wanted)))
