@@ -1,0 +1,256 @@
+"""The flags that only `replug train` has, by group; each alias is named as the parameter that it types."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from replug_client.cli.flags import FILES
+from replug_client.training import objectives, options
+
+RETRIEVER = "Retriever"
+EXAMPLES = "Examples and candidates"
+OBJECTIVE = "Objective"
+OPTIMISATION = "Optimisation"
+
+# Files and folders
+Data = Annotated[
+    list[Path],
+    typer.Option(
+        "--data", help="Documents that examples are cut from, in the same forms.", rich_help_panel=FILES
+    ),
+]
+PassagesEmbeddings = Annotated[
+    list[str],
+    typer.Option(
+        "--passages_embeddings",
+        help="Shards of `replug embed`: one, several, or a glob.",
+        rich_help_panel=FILES,
+    ),
+]
+OutputDir = Annotated[
+    Path, typer.Option("--output_dir", help="Where the tuned retriever goes.", rich_help_panel=FILES)
+]
+ValidationData = Annotated[
+    list[Path] | None,
+    typer.Option("--validation_data", help="Documents to validate on.", rich_help_panel=FILES),
+]
+ValidationFraction = Annotated[
+    float,
+    typer.Option(
+        "--validation_fraction",
+        min=0.0,
+        max=0.9,
+        help="Share of --data's documents held out where there is no --validation_data.",
+        rich_help_panel=FILES,
+    ),
+]
+SaveOrLoadIndex = Annotated[
+    bool,
+    typer.Option(
+        "--save_or_load_index",
+        help="Keep the FAISS index beside the shards and reuse it.",
+        rich_help_panel=FILES,
+    ),
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with an interrupted run.", rich_help_panel=FILES)
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Throw away an earlier run in --output_dir.", rich_help_panel=FILES),
+]
+
+# Retriever
+ReModelNameOrPath = Annotated[
+    str,
+    typer.Option(
+        "--re_model_name_or_path",
+        help="The retriever's base: name or folder.",
+        rich_help_panel=RETRIEVER,
+    ),
+]
+TrainWhat = Annotated[
+    options.Train,
+    typer.Option(
+        "--train",
+        help="query: passage vectors stay frozen; both: candidates are re-encoded in each step.",
+        rich_help_panel=RETRIEVER,
+    ),
+]
+TrainWordEmbeddings = Annotated[
+    bool,
+    typer.Option(
+        "--train_word_embeddings", help="Train the input embeddings too.", rich_help_panel=RETRIEVER
+    ),
+]
+
+# Examples and candidates
+ContextLen = Annotated[
+    int,
+    typer.Option("--context_len", min=1, help="Supervisor tokens of the query.", rich_help_panel=EXAMPLES),
+]
+PredLen = Annotated[
+    int,
+    typer.Option(
+        "--pred_len", min=1, help="Supervisor tokens of the continuation.", rich_help_panel=EXAMPLES
+    ),
+]
+MinPredLen = Annotated[
+    int,
+    typer.Option(
+        "--min_pred_len", min=1, help="Drop a last continuation below this.", rich_help_panel=EXAMPLES
+    ),
+]
+Stride = Annotated[
+    int | None,
+    typer.Option(
+        "--stride",
+        min=1,
+        help="Tokens between training windows; default a window.",
+        rich_help_panel=EXAMPLES,
+    ),
+]
+MaxExamples = Annotated[
+    int | None,
+    typer.Option(
+        "--max_examples", min=1, help="Train on at most this many examples.", rich_help_panel=EXAMPLES
+    ),
+]
+MaxValidation = Annotated[
+    int,
+    typer.Option("--max_validation", min=0, help="Validate on at most this many.", rich_help_panel=EXAMPLES),
+]
+NgramGuard = Annotated[
+    int,
+    typer.Option(
+        "--ngram_guard",
+        min=0,
+        help="Leave out examples that share a run of this many tokens with a passage; 0: off.",
+        rich_help_panel=EXAMPLES,
+    ),
+]
+NDocs = Annotated[
+    int,
+    typer.Option("--n_docs", min=0, help="The retriever's own candidates a query.", rich_help_panel=EXAMPLES),
+]
+Bm25Docs = Annotated[
+    int,
+    typer.Option("--bm25_docs", min=0, help="BM25's candidates beside them.", rich_help_panel=EXAMPLES),
+]
+RandomDocs = Annotated[
+    int,
+    typer.Option("--random_docs", min=0, help="Random candidates beside them.", rich_help_panel=EXAMPLES),
+]
+
+# Objective
+TemperatureScore = Annotated[
+    float | None,
+    typer.Option(
+        "--temperature_score", help="Gamma, of P. Default: P as flat as Q.", rich_help_panel=OBJECTIVE
+    ),
+]
+TemperatureGold = Annotated[
+    float | None,
+    typer.Option(
+        "--temperature_gold", help="Beta, of Q. Default: by --gold_entropy.", rich_help_panel=OBJECTIVE
+    ),
+]
+GoldEntropy = Annotated[
+    float,
+    typer.Option(
+        "--gold_entropy",
+        min=0.01,
+        max=0.99,
+        help="Calibrate beta to this median entropy of Q, as a share of log K.",
+        rich_help_panel=OBJECTIVE,
+    ),
+]
+Score = Annotated[
+    objectives.Aggregation,
+    typer.Option("--score", help="How log-probs become one score.", rich_help_panel=OBJECTIVE),
+]
+Kl = Annotated[
+    objectives.Direction,
+    typer.Option("--kl", help="p-q is KL(P||Q), q-p is KL(Q||P).", rich_help_panel=OBJECTIVE),
+]
+Denominator = Annotated[
+    objectives.Denominator,
+    typer.Option(
+        "--denominator",
+        help="Which passages share P's mass: the query's candidates, or the batch's (with --kl q-p).",
+        rich_help_panel=OBJECTIVE,
+    ),
+]
+IndexNegatives = Annotated[
+    int,
+    typer.Option(
+        "--index_negatives",
+        min=0,
+        help="Passages drawn from the whole index into the batch's denominator (--train query).",
+        rich_help_panel=OBJECTIVE,
+    ),
+]
+
+# Optimisation
+PerGpuBatchSize = Annotated[
+    int,
+    typer.Option(
+        "--per_gpu_batch_size", min=1, help="Examples a step and process.", rich_help_panel=OPTIMISATION
+    ),
+]
+GradientAccumulationSteps = Annotated[
+    int,
+    typer.Option(
+        "--gradient_accumulation_steps",
+        min=1,
+        help="Batches an optimiser step.",
+        rich_help_panel=OPTIMISATION,
+    ),
+]
+LearningRate = Annotated[float, typer.Option("--learning_rate", help="Peak.", rich_help_panel=OPTIMISATION)]
+WarmupRatio = Annotated[
+    float,
+    typer.Option(
+        "--warmup_ratio", min=0.0, max=0.99, help="Share of the steps.", rich_help_panel=OPTIMISATION
+    ),
+]
+WeightDecay = Annotated[float, typer.Option("--weight_decay", min=0.0, rich_help_panel=OPTIMISATION)]
+Dropout = Annotated[
+    float, typer.Option("--dropout", min=0.0, max=0.9, help="While training.", rich_help_panel=OPTIMISATION)
+]
+Epochs = Annotated[int, typer.Option("--epochs", min=1, rich_help_panel=OPTIMISATION)]
+MaxSteps = Annotated[
+    int | None,
+    typer.Option("--max_steps", min=1, help="Stop after this many steps.", rich_help_panel=OPTIMISATION),
+]
+RefreshEvery = Annotated[
+    int,
+    typer.Option(
+        "--refresh_every",
+        min=0,
+        help="Steps between retrievals with the current retriever (--train both: and re-embeddings); 0: never.",
+        rich_help_panel=OPTIMISATION,
+    ),
+]
+EvalEvery = Annotated[
+    int,
+    typer.Option(
+        "--eval_every", min=0, help="Steps between validations; 0: four in all.", rich_help_panel=OPTIMISATION
+    ),
+]
+Keep = Annotated[
+    options.Keep,
+    typer.Option(
+        "--keep", help="The weights that were best in validation, or the last.", rich_help_panel=OPTIMISATION
+    ),
+]
+Bf16 = Annotated[
+    bool, typer.Option("--bf16/--no_bf16", help="bfloat16 autocast.", rich_help_panel=OPTIMISATION)
+]
+Seed = Annotated[int, typer.Option("--seed", rich_help_panel=OPTIMISATION)]
+Device = Annotated[
+    str | None, typer.Option("--device", help="cpu, cuda, cuda:1...", rich_help_panel=OPTIMISATION)
+]
