@@ -2,11 +2,19 @@
 
 With candidates d of a query x, similarity s(d, x) and an LM that scores the continuation y:
 
-    P(d|x)   = softmax(s(d, x) / gamma)            retrieval distribution   (REPLUG, eq. 2)
-    Q(d|x,y) = softmax(score(y|d, x) / beta)       target distribution      (REPLUG, eq. 3)
-    loss     = mean over queries of KL between them                          (REPLUG, eq. 4)
+    P(d|x)   = softmax(s(d, x) / gamma)            retrieval distribution   (REPLUG, section 4.1)
+    Q(d|x,y) = softmax(score(y|d, x) / beta)       target distribution      (REPLUG, section 4.2)
 
-All divergences and entropies are in nats. A masked-out candidate has probability exactly 0 in P and in Q.
+the objectives are, as a mean over queries,
+
+    lsr       KL(P||Q) or KL(Q||P)                                           (REPLUG LSR, section 4.3)
+    pdist     KL(Q||P)                                                       (Atlas, perplexity distillation)
+    marginal  -log sum_d P(d|x) p(y|d, x)^(1/beta)                           (EMDR^2; RAG-Sequence; LM frozen)
+    loop      KL to the Q of score(d) = -log p(y|D without d, x)             (Atlas LOOP, of the mixture)
+
+and to any of them an InfoNCE term over the batch's passages may be added. docs/objectives.md says which to
+take when. All divergences and entropies are in nats. A masked-out candidate has probability exactly 0 in P
+and in Q.
 """
 
 from __future__ import annotations
@@ -16,6 +24,19 @@ from enum import StrEnum
 
 import torch
 from torch import Tensor
+
+from replug_client.errors import OptionError
+
+
+class Objective(StrEnum):
+    """What the retriever is trained to do with the supervisor's scores."""
+
+    LSR = "lsr"  # REPLUG LSR (Shi et al. 2023): a KL in either direction
+    PDIST = "pdist"  # Atlas' perplexity distillation (Izacard et al. 2022): KL(Q||P)
+    MARGINAL = (
+        "marginal"  # log-marginal likelihood: EMDR^2 (Sachan et al. 2021), RAG-Sequence (Lewis et al. 2020)
+    )
+    LOOP = "loop"  # leave-one-out: Atlas' LOOP, over the mixture of the candidates
 
 
 class Aggregation(StrEnum):
@@ -39,6 +60,97 @@ class Denominator(StrEnum):
 
     CANDIDATES = "candidates"  # the query's own candidates: the paper
     BATCH = "batch"  # every candidate of every query in the batch; Q is 0 on other queries' passages
+
+
+def direction_of(objective: Objective, kl: Direction | None) -> Direction:
+    """The direction that is meant where none is given: the source's own.
+
+    ``marginal`` minimises no divergence; Q||P is what is reported of it on held-out examples.
+    """
+    return kl or (Direction.P_Q if objective is Objective.LSR else Direction.Q_P)
+
+
+def check_objective(
+    objective: Objective,
+    score: Aggregation,
+    kl: Direction | None,
+    denominator: Denominator,
+    contrastive: float,
+) -> None:
+    """Refuse what cannot be computed together.
+
+    Raises:
+        OptionError: names the flags, and what mends it.
+    """
+    if objective is Objective.PDIST and kl is Direction.P_Q:
+        raise OptionError("--objective pdist is KL(Q||P): use --kl q-p, or --objective lsr for KL(P||Q)")
+    if objective is Objective.MARGINAL and kl is not None:
+        raise OptionError(f"--kl {kl.value}: --objective marginal is no divergence; leave --kl out")
+    if objective in (Objective.MARGINAL, Objective.LOOP) and score is Aggregation.PROBABILITY:
+        raise OptionError(
+            f"--objective {objective.value} with --score probability: it is made of log-likelihoods; "
+            "use --score mean, sum or byte"
+        )
+    if denominator is Denominator.BATCH and direction_of(objective, kl) is Direction.P_Q:
+        raise OptionError(
+            "--denominator batch with --kl p-q: Q is 0 on other queries' passages, so KL(P||Q) is infinite. "
+            "Use --kl q-p, or --denominator candidates."
+        )
+    if not 0 <= contrastive < math.inf:
+        raise OptionError(f"--contrastive_weight {contrastive}: expected 0 or a positive, finite number")
+
+
+def target_scores(
+    log_likelihood: Tensor,
+    num_tokens: Tensor,
+    num_bytes: Tensor,
+    how: Aggregation,
+    objective: Objective = Objective.LSR,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """The scores whose softmax is Q: of :func:`aggregate`, or for ``loop`` what each candidate's absence costs.
+
+    Args:
+        log_likelihood: ``(batch, K)`` summed log-probs of the continuation, nats; ignored where masked out.
+        num_tokens: ``(batch,)`` length of each continuation in supervisor tokens.
+        num_bytes: ``(batch,)`` length of each continuation in UTF-8 bytes.
+        how: The aggregation.
+        objective: ``loop`` scores d by -log p(y | D without d), per token, byte or sequence as ``how`` says.
+        mask: ``(batch, K)`` bool, true where a candidate exists.
+
+    Returns:
+        ``(batch, K)``; what stands where the mask is false means nothing.
+    """
+    if objective is Objective.LOOP:
+        log_likelihood = -leave_one_out(log_likelihood, mask)
+    return aggregate(log_likelihood, num_tokens, num_bytes, how)
+
+
+def leave_one_out(log_likelihood: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The log p(y | D without d, x) of the uniform mixture p(y|D) = 1/|D| sum_d p(y|d), for each d of D.
+
+    Atlas' LOOP (Izacard et al. 2022, section 2.2) has its LM read the other K - 1 passages together, which
+    takes K more passes over all of them. A mixture of the passages, one at a time, is what REPLUG's ensemble
+    is, and of it the leave-one-out likelihood follows exactly from the K scores that are there already. The
+    weights are uniform (Atlas' prior), not P: so Q says what the supervisor prefers, and does not move with
+    the retriever that follows it.
+
+    Args:
+        log_likelihood: ``(batch, K)`` summed log-probs of the continuation, nats.
+        mask: ``(batch, K)`` bool, true where a candidate exists.
+
+    Returns:
+        ``(batch, K)`` nats; 0 where masked out, and for a query's only candidate, which leaves nothing behind.
+    """
+    num_candidates = log_likelihood.shape[-1]
+    present = torch.ones_like(log_likelihood, dtype=torch.bool) if mask is None else mask
+    # (batch, K, K): the line of d holds every other candidate. Subtracting exp(score) from the sum would
+    # cancel where one candidate is nearly all of it.
+    own = torch.eye(num_candidates, dtype=torch.bool, device=log_likelihood.device)
+    others = present.unsqueeze(-2) & ~own
+    total = log_likelihood.unsqueeze(-2).masked_fill(~others, -math.inf).logsumexp(dim=-1)
+    count = others.sum(dim=-1)
+    return torch.where(present & (count > 0), total - count.clamp(min=1).to(total.dtype).log(), 0.0)
 
 
 def aggregate(log_likelihood: Tensor, num_tokens: Tensor, num_bytes: Tensor, how: Aggregation) -> Tensor:
@@ -125,6 +237,41 @@ def lsr_loss(log_p: Tensor, log_q: Tensor, direction: Direction) -> Tensor:
             "Use the query's own candidates as denominator, or the direction q-p."
         )
     return kl_divergence(log_p, log_q).mean()
+
+
+def marginal_loss(log_p: Tensor, log_weights: Tensor) -> Tensor:
+    """Mean over the batch of -log sum_d P(d) w(d), in nats, where w is the likelihood p(y|d, x).
+
+    The log-marginal likelihood of EMDR^2 (Sachan et al. 2021: its term for the retriever) and of RAG-Sequence
+    (Lewis et al. 2020, section 2.1), with the LM frozen. Its gradient by the similarities is
+    (P - posterior) / gamma, with the posterior P w / sum P w. Least where P names the best passage alone.
+
+    Args:
+        log_p: ``(batch, N)`` retrieval log-distribution.
+        log_weights: ``(batch, N)`` log-likelihoods; -inf where there is no candidate. A constant per query
+            changes the value, not the gradient: with log Q for log w the value lies between 0 and infinity.
+    """
+    return -torch.logsumexp(log_p + log_weights, dim=-1).mean()
+
+
+def info_nce(similarity: Tensor, columns: Tensor, best: Tensor, temperature: float) -> Tensor:
+    """Mean over the batch of -log softmax(similarity / temperature) at the LM's best candidate, in nats.
+
+    InfoNCE (van den Oord et al. 2018, eq. 4) with in-batch negatives. Negatives are the batch's passages
+    that are none of the query's own candidates: whichever query brought a passage along, one that the
+    supervisor judged for this query is no negative here; its place is the main objective's business.
+
+    Args:
+        similarity: ``(batch, N)`` similarities to the batch's distinct passages.
+        columns: ``(batch, K)`` int64, the column of each candidate, -1 where there is none.
+        best: ``(batch,)`` int64, which of the K candidates is the positive.
+        temperature: Positive.
+    """
+    positive = columns.gather(1, best.unsqueeze(1))
+    num_columns = similarity.shape[1]
+    kept = similarity.new_ones((len(similarity), num_columns + 1), dtype=torch.bool)
+    kept = kept.scatter(1, torch.where(columns >= 0, columns, num_columns), False).scatter(1, positive, True)
+    return -log_distribution(similarity, temperature, kept[:, :num_columns]).gather(1, positive).mean()
 
 
 def spread_to_batch(log_q: Tensor, columns: Tensor, num_columns: int) -> Tensor:
