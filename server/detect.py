@@ -70,6 +70,7 @@ class Model:
 
     Attributes:
         folder: Whether it is a folder here (or a name on the hub).
+        here: Whether it need not be fetched: a folder, or in the hub's cache.
         max_positions: Longest text that it was made for, in tokens.
         vocabulary: Size of it.
     """
@@ -77,6 +78,7 @@ class Model:
     folder: bool
     max_positions: int | None = None
     vocabulary: int | None = None
+    here: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,7 @@ def read_model(name: str, environ: Mapping[str, str]) -> Model:
             f"{name} is neither a folder here nor in the hub's cache, and HF_HUB_OFFLINE forbids to fetch it",
             "Check the name given with --model, give a folder, or unset HF_HUB_OFFLINE.",
         )
-    return _model_of(cached[-1], folder=False) if cached else Model(folder=False)
+    return _model_of(cached[-1], folder=False) if cached else Model(folder=False, here=False)
 
 
 def parse_gpus(listing: str, visible: str | None) -> tuple[Gpu, ...]:

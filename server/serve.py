@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from server.detect import Build, Machine, find_build, read_machine, read_model
 from server.fleet import Fleet, StopRequest
+from server.hub import check_on_hub
 from server.options import ServeOptions, WatchOptions
 from server.plan import Plan, plan
 from server.process import adopt_orphans
@@ -29,6 +30,17 @@ def make_plan(
     return plan(options, build, machine, model, environ), build, machine
 
 
+def check_model(options: ServeOptions, environ: Mapping[str, str] = os.environ) -> None:
+    """Ask the hub for a model that is not here yet.
+
+    Raises:
+        ServerError: it cannot be had.
+    """
+    # ModelScope is another hub, of vLLM's own choosing.
+    if not read_model(options.model, environ).here and environ.get("VLLM_USE_MODELSCOPE", "0") in ("", "0"):
+        check_on_hub(options.model, environ)
+
+
 def serve(
     options: ServeOptions, watch: WatchOptions, *, python: str | None = None, dry_run: bool = False
 ) -> int:
@@ -45,6 +57,7 @@ def serve(
         print(line, flush=True)
     if dry_run:
         return 0
+    check_model(options, os.environ)
     started = time.monotonic()
 
     def say(text: str) -> None:
