@@ -1,7 +1,8 @@
-"""LSR as a sentence-transformers loss: gradients flow into the retriever, never into the supervisor."""
+"""The objectives as a sentence-transformers loss: gradients flow into the retriever, never into the supervisor."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,11 +14,19 @@ from replug_client.training.objectives import (
     Aggregation,
     Denominator,
     Direction,
+    Objective,
     aggregate,
+    all_but,
+    check_objective,
+    direction_of,
+    info_nce,
     log_distribution,
     lsr_loss,
+    marginal_loss,
     spread_to_batch,
+    target_scores,
 )
+from replug_client.training.sources import SOURCES
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,41 +37,48 @@ class ObjectiveOptions:
         temperature_score: gamma, of the retrieval distribution P.
         temperature_gold: beta, of the target distribution Q.
         score: Aggregation of the continuation's log-probs.
-        kl: Direction of the divergence.
+        kl: Direction of the divergence; None becomes the objective's own (``lsr``: p-q, else q-p).
         denominator: Whether P's mass is shared by the query's candidates or by the whole batch's.
+        objective: Which loss.
+        contrastive_weight: Of the InfoNCE term beside it; 0 leaves it out.
+
+    Raises:
+        OptionError: options that cannot be computed together.
     """
 
     temperature_score: float = 0.1
     temperature_gold: float = 0.1
     score: Aggregation = Aggregation.MEAN
-    kl: Direction = Direction.P_Q
+    kl: Direction | None = None
     denominator: Denominator = Denominator.CANDIDATES
+    objective: Objective = Objective.LSR
+    contrastive_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.denominator is Denominator.BATCH and self.kl is Direction.P_Q:
-            raise ValueError(
-                "the denominator 'batch' needs the direction 'q-p': Q is 0 on other queries' passages, "
-                "so KL(P||Q) would be infinite. Use --kl q-p, or --denominator candidates."
-            )
+        check_objective(self.objective, self.score, self.kl, self.denominator, self.contrastive_weight)
+        object.__setattr__(self, "kl", direction_of(self.objective, self.kl))
 
 
 class LSRLoss(nn.Module):
     """REPLUG LSR (Shi et al. 2023, section 4): KL between the retrieval and the LM distribution.
 
-    Called as sentence-transformers calls every loss: ``loss(sentence_features, labels)``.
+    Or another objective between the two, as the options say: :mod:`replug_client.training.objectives` has the
+    equations. Called as sentence-transformers calls every loss: ``loss(sentence_features, labels)``.
 
     * ``sentence_features[0]``: the tokenised queries, encoded here with gradient.
     * ``sentence_features[1]``: the batch's N distinct candidate passages, either tokenised (``input_ids``:
       encoded here with gradient) or as frozen vectors (``sentence_embedding``, ``(N, D)``).
     * ``labels``: ``(batch, K, 4)`` float64, made by :class:`~replug_client.training.collator.LSRDataCollator`:
       log-likelihood (nats), number of tokens, number of bytes, and the candidate's column among the N
-      passages (-1 where there is no candidate; such entries are masked in P and in Q alike).
+      passages (-1 where there is no candidate). How many candidates there are may differ from query to
+      query: missing ones, and those whose log-likelihood is not finite (scoring failed), are masked in P and
+      in Q alike.
 
     Similarities are dot products of the model's output: cosines, where the model normalises.
 
     Example:
         >>> from replug_client.training.loss import LSRLoss, ObjectiveOptions
-        >>> options = ObjectiveOptions(temperature_score=0.05, temperature_gold=0.02, kl=Direction.Q_P)
+        >>> options = ObjectiveOptions(0.05, 0.02, objective=Objective.PDIST, contrastive_weight=0.5)
         >>> options.kl.value
         'q-p'
     """
@@ -87,23 +103,40 @@ class LSRLoss(nn.Module):
     def from_similarity(self, similarity: Tensor, labels: Tensor) -> Tensor:
         """The loss from ``(batch, N)`` similarities and the labels described above."""
         options = self.options
-        columns = labels[..., 3].long()
-        mask = columns >= 0
-        scores = aggregate(labels[..., 0], labels[:, 0, 1], labels[:, 0, 2], options.score)
+        log_likelihood, columns = labels[..., 0], labels[..., 3].long()
+        counts = labels[:, 0, 1], labels[:, 0, 2]
+        mask = (columns >= 0) & log_likelihood.isfinite()
+        scores = target_scores(log_likelihood, *counts, options.score, options.objective, mask)
         log_q = log_distribution(scores, options.temperature_gold, mask).to(similarity.dtype)
         own = similarity.gather(1, columns.clamp(min=0))
         log_p_own = log_distribution(own, options.temperature_score, mask)
         self.last = {
             "similarity": own.detach(),
-            "scores": scores,
+            "scores": aggregate(log_likelihood, *counts, options.score),
             "mask": mask,
             "log_p": log_p_own.detach(),
             "log_q": log_q,
         }
-        if options.denominator is Denominator.CANDIDATES:
-            return lsr_loss(log_p_own, log_q, options.kl)
-        log_p = log_distribution(similarity, options.temperature_score)
-        return lsr_loss(log_p, spread_to_batch(log_q, columns, similarity.shape[1]), options.kl)
+        log_p = log_p_own
+        if options.denominator is Denominator.BATCH:
+            num_columns = similarity.shape[1]
+            scored = all_but(columns.masked_fill(mask, -1), num_columns)
+            log_p = log_distribution(similarity, options.temperature_score, scored)
+            log_q = spread_to_batch(log_q, columns, num_columns)
+        loss = self._between(log_p, log_q)
+        if options.contrastive_weight:
+            best = log_likelihood.masked_fill(~mask, -math.inf).argmax(dim=-1)
+            contrastive = info_nce(similarity, columns, best, options.temperature_score)
+            self.last["contrastive"] = contrastive.detach()
+            loss = loss + options.contrastive_weight * contrastive
+        return loss
+
+    def _between(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        """The objective itself. With Q for the likelihoods the marginal is the same up to a constant, and stable."""
+        options = self.options
+        if options.objective is Objective.MARGINAL:
+            return marginal_loss(log_p, log_q)
+        return lsr_loss(log_p, log_q, direction_of(options.objective, options.kl))
 
     def get_config_dict(self) -> dict[str, Any]:
         """The objective's options, for the model card."""
@@ -111,13 +144,5 @@ class LSRLoss(nn.Module):
 
     @property
     def citation(self) -> str:
-        """BibTeX of the method."""
-        return """
-@article{shi2023replug,
-    title = {{REPLUG}: Retrieval-Augmented Black-Box Language Models},
-    author = {Shi, Weijia and Min, Sewon and Yasunaga, Michihiro and Seo, Minjoon and James, Rich
-              and Lewis, Mike and Zettlemoyer, Luke and Yih, Wen-tau},
-    journal = {arXiv preprint arXiv:2301.12652},
-    year = {2023}
-}
-"""
+        """BibTeX of the method, and of the objective where it comes from elsewhere."""
+        return SOURCES[self.options.objective]

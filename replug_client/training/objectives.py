@@ -63,9 +63,9 @@ class Denominator(StrEnum):
 
 
 def direction_of(objective: Objective, kl: Direction | None) -> Direction:
-    """The direction that is meant where none is given: the source's own.
+    """``kl``, or where none is given the source's own.
 
-    ``marginal`` minimises no divergence; Q||P is what is reported of it on held-out examples.
+    ``marginal`` minimises no divergence; KL(Q||P) is what is reported of it on held-out examples.
     """
     return kl or (Direction.P_Q if objective is Objective.LSR else Direction.Q_P)
 
@@ -82,10 +82,10 @@ def check_objective(
     Raises:
         OptionError: names the flags, and what mends it.
     """
-    if objective is Objective.PDIST and kl is Direction.P_Q:
-        raise OptionError("--objective pdist is KL(Q||P): use --kl q-p, or --objective lsr for KL(P||Q)")
-    if objective is Objective.MARGINAL and kl is not None:
-        raise OptionError(f"--kl {kl.value}: --objective marginal is no divergence; leave --kl out")
+    if objective in (Objective.PDIST, Objective.MARGINAL) and kl is Direction.P_Q:
+        raise OptionError(
+            f"--kl p-q: --objective {objective.value} knows no KL(P||Q); leave --kl out, or use --objective lsr"
+        )
     if objective in (Objective.MARGINAL, Objective.LOOP) and score is Aggregation.PROBABILITY:
         raise OptionError(
             f"--objective {objective.value} with --score probability: it is made of log-likelihoods; "
@@ -268,10 +268,14 @@ def info_nce(similarity: Tensor, columns: Tensor, best: Tensor, temperature: flo
         temperature: Positive.
     """
     positive = columns.gather(1, best.unsqueeze(1))
-    num_columns = similarity.shape[1]
-    kept = similarity.new_ones((len(similarity), num_columns + 1), dtype=torch.bool)
-    kept = kept.scatter(1, torch.where(columns >= 0, columns, num_columns), False).scatter(1, positive, True)
-    return -log_distribution(similarity, temperature, kept[:, :num_columns]).gather(1, positive).mean()
+    kept = all_but(columns, similarity.shape[1]).scatter(1, positive, True)
+    return -log_distribution(similarity, temperature, kept).gather(1, positive).mean()
+
+
+def all_but(columns: Tensor, num_columns: int) -> Tensor:
+    """``(batch, N)`` bool: false at the ``(batch, K)`` columns of each query, -1 standing for none of them."""
+    kept = torch.ones((len(columns), num_columns + 1), dtype=torch.bool, device=columns.device)
+    return kept.scatter(1, torch.where(columns >= 0, columns, num_columns), False)[:, :num_columns]
 
 
 def spread_to_batch(log_q: Tensor, columns: Tensor, num_columns: int) -> Tensor:
