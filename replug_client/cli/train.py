@@ -32,6 +32,7 @@ from replug_client.progress import configure_logging
 from replug_client.retriever.encoder import EncoderOptions
 from replug_client.supervisor.prompts import unescape
 from replug_client.training.candidates import CandidateOptions
+from replug_client.training.modes import ModeOptions
 from replug_client.training.objectives import Aggregation, Denominator, Direction
 from replug_client.training.options import (
     DataOptions,
@@ -65,6 +66,7 @@ def train(
     max_length: MaxLength = None,
     normalize: Normalize = None,
     train_word_embeddings: flag.TrainWordEmbeddings = False,
+    grad_cache_chunk: flag.GradCacheChunk = 0,
     supervisor: SupervisorKind = Kind.SERVER,
     tokenizer: Tokenizer = None,
     base_url: BaseUrl = None,
@@ -181,6 +183,7 @@ def train(
                 bf16=bf16,
                 seed=seed,
             ),
+            modes=ModeOptions(grad_cache_chunk=grad_cache_chunk),
             retrieved_max_length=retrieved_max_length,
             separator=unescape(separator),
             projection_size=projection_size,

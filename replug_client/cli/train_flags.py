@@ -11,6 +11,7 @@ from replug_client.cli.flags import FILES
 from replug_client.training import objectives, options
 
 RETRIEVER = "Retriever"
+MODES = "Modes of --train"
 EXAMPLES = "Examples and candidates"
 OBJECTIVE = "Objective"
 OPTIMISATION = "Optimisation"
@@ -84,6 +85,17 @@ TrainWordEmbeddings = Annotated[
     bool,
     typer.Option(
         "--train_word_embeddings", help="Train the input embeddings too.", rich_help_panel=RETRIEVER
+    ),
+]
+
+# What each mode of --train has of its own
+GradCacheChunk = Annotated[
+    int,
+    typer.Option(
+        "--grad_cache_chunk",
+        min=0,
+        help="--train both: encode so many passages at once, with the same gradient and less memory; 0: all.",
+        rich_help_panel=MODES,
     ),
 ]
 

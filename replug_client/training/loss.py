@@ -10,6 +10,7 @@ from typing import Any
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
+from replug_client.training.grad_cache import encode_in_chunks
 from replug_client.training.objectives import (
     Aggregation,
     Denominator,
@@ -76,6 +77,9 @@ class LSRLoss(nn.Module):
 
     Similarities are dot products of the model's output: cosines, where the model normalises.
 
+    ``grad_cache_chunk`` above 0 encodes passages so many at a time, in the memory of one chunk and with the same
+    gradient (:mod:`replug_client.training.grad_cache`).
+
     Example:
         >>> from replug_client.training.loss import LSRLoss, ObjectiveOptions
         >>> options = ObjectiveOptions(0.05, 0.02, objective=Objective.PDIST, contrastive_weight=0.5)
@@ -83,22 +87,31 @@ class LSRLoss(nn.Module):
         'q-p'
     """
 
-    def __init__(self, model: SentenceTransformer, options: ObjectiveOptions) -> None:
+    def __init__(
+        self, model: SentenceTransformer, options: ObjectiveOptions, *, grad_cache_chunk: int = 0
+    ) -> None:
         super().__init__()
         self.model = model
         self.options = options
+        self._chunk = grad_cache_chunk
         self.last: dict[str, Tensor] = {}
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> Tensor:
         """The loss of one batch, a scalar in nats."""
         queries, passages = sentence_features
+        # Queries first and whole: a wrapper for several processes needs one forward pass of its own.
         query_vectors = self.model(queries)["sentence_embedding"].float()
-        frozen = "input_ids" not in passages
-        passage_vectors = (
-            passages["sentence_embedding"] if frozen else self.model(passages)["sentence_embedding"]
-        )
+        passage_vectors = self._passage_vectors(passages)
         similarity = query_vectors @ passage_vectors.float().T
         return self.from_similarity(similarity, labels)
+
+    def _passage_vectors(self, passages: dict[str, Tensor]) -> Tensor:
+        if "input_ids" not in passages:
+            return passages["sentence_embedding"]
+        if self._chunk:
+            return encode_in_chunks(self.model, passages, self._chunk)
+        vectors: Tensor = self.model(passages)["sentence_embedding"]
+        return vectors
 
     def from_similarity(self, similarity: Tensor, labels: Tensor) -> Tensor:
         """The loss from ``(batch, N)`` similarities and the labels described above."""

@@ -10,6 +10,7 @@ from replug_client.errors import OptionError
 from replug_client.retriever.encoder import EncoderOptions
 from replug_client.supervisor.open import SupervisorOptions
 from replug_client.training.candidates import CandidateOptions
+from replug_client.training.modes import ModeOptions
 from replug_client.training.objectives import Aggregation, Denominator, Direction
 
 
@@ -186,11 +187,13 @@ class TrainOptions:
     candidates: CandidateOptions = field(default_factory=CandidateOptions)
     target: TargetOptions = field(default_factory=TargetOptions)
     steps: StepOptions = field(default_factory=StepOptions)
+    modes: ModeOptions = field(default_factory=ModeOptions)
     retrieved_max_length: int = 128
     separator: str = "\n"
     projection_size: int | None = None
 
     def __post_init__(self) -> None:
+        self.modes.check(self.steps.train)
         if self.target.index_negatives and self.steps.train is not Train.QUERY:
             raise OptionError(
                 "--index_negatives needs --train query: passages that are encoded in each step cannot be drawn by the "

@@ -151,7 +151,7 @@ def build_trainer(
             begins=begins,
             on_cpu=prepared.model.device.type == "cpu",
         ),
-        LSRLoss(prepared.model, objective),
+        LSRLoss(prepared.model, objective, grad_cache_chunk=options.modes.grad_cache_chunk),
         collator,
         schedule,
         hooks,

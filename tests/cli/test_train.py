@@ -173,6 +173,7 @@ def test_both_encoders_are_trained_and_the_hyphen_spelling_works(place: Path) ->
         for argument in basic(place, "both")
     ]
     options = ["--train", "both", "--kl", "q-p", "--denominator", "batch", "--gradient-accumulation-steps=2"]
+    options += ["--grad-cache-chunk", "3"]
     assert replug(*spelled, *options, "--no-bf16", "--per-gpu-batch-size=2", "--max-steps", "4") == 0
     base, model = tuned(place / "encoder"), tuned(place / "both")
     passages = model.encode_document(QUERIES)
@@ -318,6 +319,7 @@ def test_stale_shards_are_refused_with_the_command_that_mends_them(
         (["--projection_size", "384"], "--projection_size 384"),
         (["--denominator", "batch"], "--kl q-p"),
         (["--n_docs", "1", "--bm25_docs", "0", "--random_docs", "0"], "--n_docs 1"),
+        (["--grad_cache_chunk", "2"], "--grad_cache_chunk 2 goes with --train both"),
         (["--temperature_gold", "0"], "--temperature_gold 0"),
         (["--passages_embeddings", "nowhere/passages_*"], "nowhere"),
         (["--context_len", "4000"], "no training example is left"),
