@@ -115,6 +115,14 @@ def _new_display() -> Progress:
 
 
 _bars = _Bars()
+_muted = False
+
+
+def mute() -> None:
+    """No bars from here on, and of the log only errors: for all but the first of several processes of one run."""
+    global _muted
+    _muted = True
+    logging.getLogger().setLevel(logging.ERROR)
 
 
 @contextlib.contextmanager
@@ -132,7 +140,7 @@ def progress(description: str, total: int | None, unit: str) -> Iterator[Callabl
     Yields:
         ``advance(n)``: call it with the number of units done since the last call.
     """
-    if not sys.stderr.isatty():
+    if _muted or not sys.stderr.isatty():
         yield lambda _: None
         return
     bar = _Bar(description, total, unit)

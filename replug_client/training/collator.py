@@ -14,6 +14,7 @@ from torch import Tensor
 
 from replug_client.corpus.records import Example
 from replug_client.training.candidates import NO_PASSAGE, Rows
+from replug_client.training.distributed import ALONE, Processes, own_part
 from replug_client.training.stream import ScoredCandidates
 
 EXAMPLE_COLUMN = "example"
@@ -60,6 +61,7 @@ class LSRDataCollator:
         passage_texts: Texts of corpus rows; used where passages are encoded in each step.
         frozen: Vectors of corpus rows; where given, passages are not encoded at all.
         negatives: Passages beside the candidates in P's denominator.
+        processes: Which share each batch: its passages are those of all shares, encoded a part in each process.
     """
 
     model: SentenceTransformer
@@ -68,6 +70,7 @@ class LSRDataCollator:
     passage_texts: Callable[[Rows], list[str]] | None = None
     frozen: FrozenPassages | None = None
     negatives: IndexNegatives | None = None
+    processes: Processes = ALONE
     valid_label_columns: list[str] = field(default_factory=lambda: ["label"])
 
     def __post_init__(self) -> None:
@@ -78,12 +81,16 @@ class LSRDataCollator:
         """One batch, in the form that sentence-transformers' trainer splits into features and labels."""
         numbers = np.array([feature[EXAMPLE_COLUMN] for feature in features], dtype=np.int64)
         scored = self.take(numbers)
-        passages, labels = label_tensor(scored, self.negatives.draw(numbers) if self.negatives else None)
+        everyone = numbers if scored.batch_examples is None else scored.batch_examples
+        passages, labels = label_tensor(scored, self.negatives.draw(everyone) if self.negatives else None)
         batch = self._tokenised("query", [self.examples[number].query for number in numbers])
         if self.frozen is not None:
             batch["passage_sentence_embedding"] = torch.from_numpy(self.frozen.vectors(passages).copy())
         else:
             assert self.passage_texts is not None  # by __post_init__
+            if self.processes.count > 1:
+                batch["passage_columns"] = torch.tensor(len(passages))
+                passages = own_part(passages, self.processes)
             batch |= self._tokenised("document", self.passage_texts(passages))
         return batch | {"label": labels}
 
@@ -107,9 +114,10 @@ def label_tensor(scored: ScoredCandidates, negatives: Rows | None = None) -> tup
     Returns:
         ``(N,)`` distinct corpus rows in ascending order, and ``(batch, K, 4)`` float64 labels.
     """
+    rows = scored.rows if scored.batch_rows is None else scored.batch_rows
+    candidates = rows[rows != NO_PASSAGE]
+    passages = np.unique(candidates if negatives is None else np.concatenate([candidates, negatives]))
     present = scored.rows != NO_PASSAGE
-    own = scored.rows[present]
-    passages = np.unique(own if negatives is None else np.concatenate([own, negatives]))
     columns = np.where(present, np.searchsorted(passages, scored.rows), -1)
     shape = scored.rows.shape
     labels = np.stack(

@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from replug_client.training.calibration import normalised_entropy
+from replug_client.training.distributed import ALONE, Processes
 
 UNIFORM_ABOVE = 0.99
 ONE_HOT_ABOVE = 0.99
@@ -72,32 +73,18 @@ class RunningMeans:
             self._sums[name] += value
             self._counts[name] += 1
 
-    def flush(self) -> dict[str, float]:
-        """The means, and a fresh start."""
-        means = {name: self._sums[name] / self._counts[name] for name in self._sums}
+    def flush(self, processes: Processes = ALONE) -> dict[str, float]:
+        """The means over all processes, and a fresh start."""
+        sums: dict[str, float] = defaultdict(float)
+        counts: dict[str, int] = defaultdict(int)
+        for other_sums, other_counts in processes.each((dict(self._sums), dict(self._counts))):
+            for name, value in other_sums.items():
+                sums[name] += value
+                counts[name] += other_counts[name]
+        means = {name: sums[name] / counts[name] for name in sums}
         self._sums.clear()
         self._counts.clear()
         return means
-
-
-def advice(figures: dict[str, float]) -> dict[str, str]:
-    """What to do about figures that say the run teaches nothing, by the figure's name."""
-    found = {}
-    if figures.get("uniform_targets", 0.0) > 0.5:
-        found["uniform_targets"] = (
-            f"{figures['uniform_targets']:.0%} of the targets Q are uniform, so they teach nothing: "
-            "lower --temperature_gold, or use --score mean instead of probability"
-        )
-    if figures.get("one_hot_targets", 0.0) > 0.5:
-        found["one_hot_targets"] = (
-            f"{figures['one_hot_targets']:.0%} of the targets Q name a single passage: raise --temperature_gold"
-        )
-    if (unique := figures.get("unique_first_passages")) is not None and unique < 0.05:
-        found["unique_first_passages"] = (
-            f"the first passages of all queries are only {unique:.1%} distinct: the retriever is collapsing; "
-            "lower --learning_rate, or raise --temperature_score until P is as flat as Q"
-        )
-    return found
 
 
 def unique_share(rows: np.ndarray) -> float:

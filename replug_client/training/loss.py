@@ -10,6 +10,7 @@ from typing import Any
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
+from replug_client.training.distributed import join_parts
 from replug_client.training.grad_cache import encode_in_chunks
 from replug_client.training.objectives import (
     Aggregation,
@@ -68,7 +69,8 @@ class LSRLoss(nn.Module):
 
     * ``sentence_features[0]``: the tokenised queries, encoded here with gradient.
     * ``sentence_features[1]``: the batch's N distinct candidate passages, either tokenised (``input_ids``:
-      encoded here with gradient) or as frozen vectors (``sentence_embedding``, ``(N, D)``).
+      encoded here with gradient) or as frozen vectors (``sentence_embedding``, ``(N, D)``). Of several
+      processes, each encodes a part of the tokenised ones, and ``columns`` says what N is.
     * ``labels``: ``(batch, K, 4)`` float64, made by :class:`~replug_client.training.collator.LSRDataCollator`:
       log-likelihood (nats), number of tokens, number of bytes, and the candidate's column among the N
       passages (-1 where there is no candidate). How many candidates there are may differ from query to
@@ -99,10 +101,13 @@ class LSRLoss(nn.Module):
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> Tensor:
         """The loss of one batch, a scalar in nats."""
         queries, passages = sentence_features
+        columns = passages.pop("columns", None)
         # Queries first and whole: a wrapper for several processes needs one forward pass of its own.
         query_vectors = self.model(queries)["sentence_embedding"].float()
-        passage_vectors = self._passage_vectors(passages)
-        similarity = query_vectors @ passage_vectors.float().T
+        passage_vectors = self._passage_vectors(passages).float()
+        if columns is not None:
+            passage_vectors = join_parts(passage_vectors, int(columns))
+        similarity = query_vectors @ passage_vectors.T
         return self.from_similarity(similarity, labels)
 
     def _passage_vectors(self, passages: dict[str, Tensor]) -> Tensor:

@@ -28,6 +28,21 @@ class Keep(StrEnum):
     LAST = "last"  # the last ones: with few validation examples, the best are the luckiest
 
 
+class BestMetric(StrEnum):
+    """The validation figure that decides which weights are best, named as it is logged."""
+
+    BITS_PER_BYTE = "bits_per_byte"  # of the first passage; lower is better
+    KL = "kl"  # of P and Q over the base's own candidates; lower is better
+    EXPECTED_SCORE = "expected_score"  # under P, over the validation pool; higher is better
+    RECALL = "recall_at_10"  # of the LM's own best passage; higher is better
+    MRR = "mrr"  # of the LM's own best passage; higher is better
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether less of it is better."""
+        return self in (BestMetric.BITS_PER_BYTE, BestMetric.KL)
+
+
 @dataclass(frozen=True, slots=True)
 class DataOptions:
     """Where passages, their vectors and the documents are, and how examples are cut.
@@ -111,6 +126,7 @@ class StepOptions:
     Attributes:
         train: What is trained.
         batch_size: Examples a step and process.
+        processes: How many processes share the run; set by the launcher, not by a flag.
         learning_rate: Peak of AdamW's schedule.
         epochs: Passes over the examples.
         max_steps: Stop after this many optimiser steps; None goes by epochs.
@@ -123,12 +139,16 @@ class StepOptions:
         keep: Which weights the run ends with.
         dropout: Of the encoder while training.
         train_word_embeddings: Whether the input word embeddings are trained.
+        max_grad_norm: Longer gradients are scaled down to this length; 0 leaves them as they are.
+        gradient_checkpointing: Compute the encoder's activations again in the backward pass instead of keeping
+            them: the same gradient in less memory.
         bf16: bfloat16 autocast.
         seed: Of everything random.
     """
 
     train: Train = Train.QUERY
     batch_size: int = 4
+    processes: int = 1
     learning_rate: float = 2e-5
     epochs: int = 1
     max_steps: int | None = None
@@ -140,6 +160,8 @@ class StepOptions:
     keep: Keep = Keep.BEST
     dropout: float = 0.0
     train_word_embeddings: bool = False
+    max_grad_norm: float = 1.0
+    gradient_checkpointing: bool = False
     bf16: bool = True
     seed: int = 0
 
@@ -153,8 +175,34 @@ class StepOptions:
         for flag, value in counts.items():
             if value < 1:
                 raise OptionError(f"{flag} {value}: expected at least 1")
+        if not 0 <= self.max_grad_norm < float("inf"):
+            raise OptionError(
+                f"--max_grad_norm {self.max_grad_norm}: expected a length, or 0 for no clipping"
+            )
         if self.refresh_every < 0 or self.eval_every < 0:
             raise OptionError("--refresh_every and --eval_every: expected 0 or more steps")
+
+
+@dataclass(frozen=True, slots=True)
+class WatchOptions:
+    """What validation decides, and when to warn.
+
+    Attributes:
+        best_metric: Decides which checkpoint is best, for ``keep best`` and for early stopping.
+        early_stopping: Stop after this many validations in a row without a new best; 0 never stops early.
+        stale_after: Warn where the index or the candidates in use are older than this many optimiser steps.
+    """
+
+    best_metric: BestMetric = BestMetric.BITS_PER_BYTE
+    early_stopping: int = 0
+    stale_after: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.early_stopping < 0 or self.stale_after < 1:
+            raise OptionError(
+                f"--early_stopping {self.early_stopping}, --stale_after {self.stale_after}: expected 0 or more "
+                "validations, and at least 1 step"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,12 +236,19 @@ class TrainOptions:
     target: TargetOptions = field(default_factory=TargetOptions)
     steps: StepOptions = field(default_factory=StepOptions)
     modes: ModeOptions = field(default_factory=ModeOptions)
+    watch: WatchOptions = field(default_factory=WatchOptions)
     retrieved_max_length: int = 128
     separator: str = "\n"
     projection_size: int | None = None
 
     def __post_init__(self) -> None:
         self.modes.check(self.steps.train)
+        chosen = self.watch.best_metric
+        decides = self.steps.keep is Keep.BEST or self.watch.early_stopping
+        if chosen is not BestMetric.BITS_PER_BYTE and not decides:
+            raise OptionError(
+                f"--best_metric {chosen} decides nothing with --keep last: add --early_stopping N, or use --keep best"
+            )
         if self.target.index_negatives and self.steps.train is not Train.QUERY:
             raise OptionError(
                 "--index_negatives needs --train query: passages that are encoded in each step cannot be drawn by the "

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
+import numpy.typing as npt
 from sentence_transformers import SentenceTransformer
 
 from replug_client.corpus.records import Example
@@ -19,8 +21,9 @@ from replug_client.supervisor.cached import CachedSupervisor
 from replug_client.supervisor.prompts import PromptBuilder
 from replug_client.supervisor.protocol import Prompt
 from replug_client.supervisor.tokenizer import SupervisorTokenizer
-from replug_client.training.candidates import CandidateMiner, Rows
+from replug_client.training.candidates import NO_PASSAGE, CandidateMiner, Rows
 from replug_client.training.data import ExampleSets, load_examples
+from replug_client.training.distributed import ALONE, Processes
 from replug_client.training.options import StepOptions, Train, TrainOptions
 from replug_client.training.schedule import Schedule
 from replug_client.training.trainer import freeze_word_embeddings, set_dropout
@@ -42,6 +45,7 @@ class Prepared:
         builder: Makes prompts.
         sets: Training and validation examples.
         miner: Finds candidates.
+        processes: Which share in the run.
     """
 
     model: SentenceTransformer
@@ -53,6 +57,7 @@ class Prepared:
     builder: PromptBuilder
     sets: ExampleSets
     miner: CandidateMiner
+    processes: Processes = ALONE
 
     def prompt(self, example: Example, row: int) -> Prompt:
         """The prompt of one example behind one corpus row."""
@@ -61,12 +66,36 @@ class Prepared:
         return self.builder.build(passage.text, example.query_ids, example.continuation_ids, label)
 
     def schedule(self, steps: StepOptions) -> Schedule:
-        """The order of the training examples."""
-        return Schedule(len(self.sets.train), steps.batch_size, steps.seed, steps.accumulation)
+        """The order of the training examples, in batches of all processes together."""
+        size = steps.batch_size * steps.processes
+        return Schedule(len(self.sets.train), size, steps.seed, steps.accumulation)
+
+    def log_likelihoods(self, numbers: Rows, rows: Rows) -> npt.NDArray[np.float64]:
+        """Ask the supervisor for the scores of training examples; each process for those that it owns.
+
+        Args:
+            numbers: ``(n,)`` example numbers.
+            rows: ``(n, K)`` their candidates, ``NO_PASSAGE`` where there is none.
+
+        Returns:
+            ``(n, K)`` nats; 0 where there is no candidate.
+        """
+        owned = (rows != NO_PASSAGE) & self.processes.owns(numbers)[:, None]
+        prompts = [
+            self.prompt(self.sets.train[numbers[line]], int(rows[line, column]))
+            for line, column in np.argwhere(owned)
+        ]
+        found = np.zeros(rows.shape)
+        found[owned] = [score.log_likelihood for score in self.supervisor.score(prompts)]
+        return self.processes.total(found)
 
 
 def prepare(
-    options: TrainOptions, store: PassageStore, supervisor: CachedSupervisor, tokenizer: SupervisorTokenizer
+    options: TrainOptions,
+    store: PassageStore,
+    supervisor: CachedSupervisor,
+    tokenizer: SupervisorTokenizer,
+    processes: Processes = ALONE,
 ) -> Prepared:
     """Open and check everything that a run needs; what is cheap to find wrong is looked at first.
 
@@ -84,7 +113,8 @@ def prepare(
         )
     shards = open_shards(options.data.passages_embeddings)
     check_fresh(shards, base, store, model_name=options.encoder.model_name_or_path)
-    index = FaissIndex.from_shards(shards, options.place.save_or_load_index)
+    with processes.first_before_others():
+        index = FaissIndex.from_shards(shards, options.place.save_or_load_index)
     builder = PromptBuilder(
         tokenizer,
         retrieved_max_length=options.retrieved_max_length,
@@ -94,9 +124,8 @@ def prepare(
     sets = load_examples(options.data, store, tokenizer, options.steps.seed)
     lexical = LexicalIndex(_texts(store, index.rows)) if options.candidates.bm25_docs else None
     miner = CandidateMiner(index, lexical, index.rows, options.candidates, options.steps.seed)
-    return Prepared(
-        _trained(options, base.device.type), base, store, index, index.rows, supervisor, builder, sets, miner
-    )
+    model = _trained(options, base.device.type)
+    return Prepared(model, base, store, index, index.rows, supervisor, builder, sets, miner, processes)
 
 
 def _trained(options: TrainOptions, device: str) -> SentenceTransformer:
@@ -109,6 +138,8 @@ def _trained(options: TrainOptions, device: str) -> SentenceTransformer:
     if options.steps.train is Train.QUERY:
         model = query_encoder_of(model)
     set_dropout(model, options.steps.dropout)
+    if options.steps.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     if not options.steps.train_word_embeddings:
         freeze_word_embeddings(model)
     return model

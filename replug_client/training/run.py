@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
+from sentence_transformers.base.evaluation import BaseEvaluator, SequentialEvaluator
 from transformers import PrinterCallback, set_seed
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 from replug_client.corpus.store import PassageStore
-from replug_client.progress import progress
+from replug_client.progress import mute, progress
 from replug_client.retriever.asymmetric import combine
 from replug_client.retriever.encoder import ComputeDtype, encode_passages, encode_queries
 from replug_client.retriever.index import ArrayIndex, PassageIndex
@@ -25,6 +27,7 @@ from replug_client.training import record
 from replug_client.training.callbacks import CompleteCheckpoints, LogWithAdvice, StepProgress
 from replug_client.training.candidates import Rows
 from replug_client.training.collator import IndexNegatives, LSRDataCollator
+from replug_client.training.distributed import Processes
 from replug_client.training.loss import LSRLoss, ObjectiveOptions
 from replug_client.training.options import Keep, Train, TrainOptions
 from replug_client.training.prepare import Prepared, prepare
@@ -56,24 +59,38 @@ def train_retriever(options: TrainOptions) -> Path:
     Raises:
         ReplugError: bad options or files, a stale index, a supervisor that cannot score.
     """
+    processes = Processes.join(options.encoder.device)
+    if not processes.is_first:
+        mute()
+    options = replace(options, steps=replace(options.steps, processes=processes.count))
+    folder = _train(options, processes)
+    processes.leave()
+    return folder
+
+
+def _train(options: TrainOptions, processes: Processes) -> Path:
     began = time.time()
     set_seed(options.steps.seed)
-    store = PassageStore.open(options.data.passages, options.place.cache_dir)
+    with processes.first_before_others():
+        store = PassageStore.open(options.data.passages, options.place.cache_dir)
     hashes = record.data_hashes(options, store.sha256)
     folder = options.place.output_dir
     if record.check_finished(options, hashes):
         logger.info("%s is finished already; nothing to resume", folder)
         return folder
     checkpoint = record.starting_point(options, hashes)
-    supervisor, tokenizer = open_supervisor(options.supervisor)
+    with processes.first_before_others():
+        supervisor, tokenizer = open_supervisor(options.supervisor)
     with closing(supervisor), ExitStack() as bars:
         if checkpoint is not None:
             record.check_supervisor(folder, supervisor.identity)
-        prepared = prepare(options, store, supervisor, tokenizer)
-        objective = calibrate(options, prepared)
-        record.begin(options, hashes)
-        if checkpoint is None:
-            record.keep_supervisor(folder, supervisor.identity)
+        prepared = prepare(options, store, supervisor, tokenizer, processes)
+        objective = processes.same(calibrate(options, prepared))
+        if processes.is_first:
+            record.begin(options, hashes)
+            if checkpoint is None:
+                record.keep_supervisor(folder, supervisor.identity)
+        processes.wait()
         scored = bars.enter_context(progress("scoring", None, "pairs"))
         trainer, stream = build_trainer(options, prepared, objective, scored, begins=checkpoint is None)
         logger.info(
@@ -81,6 +98,11 @@ def train_retriever(options: TrainOptions) -> Path:
         )
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         bars.close()
+        scores = Counter[str]()
+        for stats in processes.each(asdict(supervisor.stats)):
+            scores.update(stats)
+        if not processes.is_first:
+            return folder
         save_tuned(options.steps.train, prepared, folder)
         figures = {
             "seconds": round(time.time() - began, 1),
@@ -92,7 +114,7 @@ def train_retriever(options: TrainOptions) -> Path:
             else trainer.state.global_step,
             "validation": _history(trainer),
             "log": [entry for entry in trainer.state.log_history if "loss" in entry],
-            "scores": asdict(supervisor.stats),
+            "scores": dict(scores),
             "examples": prepared.sets.counts,
         }
         record.finish(
@@ -128,8 +150,16 @@ def build_trainer(
         folder=options.place.output_dir / "candidates",
         batches_per_submission=generation if local else 1,
         on_scored=on_scored,
+        processes=prepared.processes,
     )
-    hooks = StreamHooks(stream, refresher.mine, refresher.refresh, steps.accumulation)
+    hooks = StreamHooks(
+        stream,
+        refresher.mine,
+        refresher.refresh,
+        steps.accumulation,
+        prepared.processes,
+        refresher.prepare_validation,
+    )
     frozen = steps.train is Train.QUERY
     collator = LSRDataCollator(
         prepared.model,
@@ -140,6 +170,7 @@ def build_trainer(
         negatives=IndexNegatives(prepared.indexed, options.target.index_negatives, steps.seed)
         if options.target.index_negatives
         else None,
+        processes=prepared.processes,
     )
     evaluator = _evaluator(options, prepared, objective, refresher)
     trainer = LSRTrainer(
@@ -156,7 +187,12 @@ def build_trainer(
         schedule,
         hooks,
         evaluator=evaluator,
-        callbacks=[LogWithAdvice(), CompleteCheckpoints(), StepProgress(), _tensorboard(options)],
+        callbacks=[
+            LogWithAdvice(),
+            CompleteCheckpoints(prepared.processes),
+            StepProgress(),
+            _tensorboard(options),
+        ],
     )
     # transformers' own printer says the same as LogWithAdvice, as raw dictionaries.
     trainer.remove_callback(PrinterCallback)
@@ -174,6 +210,7 @@ class _Refresher:
         self._static = options.steps.refresh_every == 0
         moves = options.steps.train is Train.BOTH and not self._static
         self.refresh: Callable[[], None] | None = self._reindex if moves else None
+        self._index: PassageIndex = prepared.index
 
     def mine(self, numbers: Rows) -> Rows:
         """Candidates of the numbered examples under the retriever as it is now (static: as the base was)."""
@@ -184,37 +221,49 @@ class _Refresher:
             encode_queries(encoder, queries, dtype=self._dtype, description="retrieving"), queries, numbers
         )
 
-    def index_of(self, model: SentenceTransformer) -> PassageIndex:
-        """The index for ``model``: the base's where passages are frozen, else one of the model's own."""
-        if self._options.steps.train is Train.QUERY:
-            return self._prepared.index
-        vectors = encode_passages(
-            model,
-            self._prepared.store.texts(self._prepared.indexed),
-            dtype=self._dtype,
-            description="re-embedding the passages",
+    def current_index(self, _: SentenceTransformer) -> PassageIndex:
+        """What :meth:`prepare_validation` made ready."""
+        return self._index
+
+    def prepare_validation(self) -> None:
+        """Ready the index for the model as it is: the base's where passages are frozen, else one of its own."""
+        if self._options.steps.train is not Train.QUERY:
+            self._index = self._embed_anew()
+
+    def _embed_anew(self) -> PassageIndex:
+        indexed, store = self._prepared.indexed, self._prepared.store
+        vectors = self._prepared.processes.divide(
+            len(indexed),
+            lambda positions: encode_passages(
+                self._prepared.model,
+                store.texts(indexed[positions]),
+                dtype=self._dtype,
+                description="re-embedding the passages",
+            ),
         )
-        return ArrayIndex(vectors, self._prepared.indexed)
+        return ArrayIndex(vectors, indexed)
 
     def _reindex(self) -> None:
         began = time.perf_counter()
-        self._miner.index = self.index_of(self._prepared.model)
+        self._miner.index = self._embed_anew()
         logger.info("re-embedded %d passages in %.1f s", len(self._miner.index), time.perf_counter() - began)
 
 
 def _evaluator(
     options: TrainOptions, prepared: Prepared, objective: ObjectiveOptions, refresher: _Refresher
-) -> HeldOutLikelihood | None:
+) -> BaseEvaluator | None:
     examples = prepared.sets.validation
     if not examples:
         logger.warning("no validation examples: the last weights are kept, whether they help or not")
         return None
+    if not prepared.processes.is_first:
+        return SequentialEvaluator([])  # never called: the first process validates
     vectors = encode_queries(prepared.base, [example.query for example in examples])
     base_rows = prepared.index.search(vectors, max(1, options.candidates.n_docs)).rows
     data = ValidationSet(
         examples, base_rows, prepared.store, prepared.builder, prepared.supervisor, objective
     )
-    return HeldOutLikelihood(data, refresher.index_of)
+    return HeldOutLikelihood(data, refresher.current_index)
 
 
 def _arguments(
@@ -230,6 +279,7 @@ def _arguments(
         gradient_accumulation_steps=steps.accumulation,
         learning_rate=steps.learning_rate,
         weight_decay=steps.weight_decay,
+        max_grad_norm=steps.max_grad_norm,
         warmup_steps=steps.warmup_ratio,
         lr_scheduler_type="linear",
         num_train_epochs=steps.epochs,

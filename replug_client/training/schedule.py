@@ -10,6 +10,7 @@ import numpy.typing as npt
 from sentence_transformers.base.sampler import DefaultBatchSampler
 
 from replug_client.errors import OptionError
+from replug_client.training.distributed import ALONE, Processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +19,8 @@ class Schedule:
 
     Attributes:
         num_examples: Number of training examples.
-        batch_size: Examples a batch; the last batch of an epoch is dropped where it would be short,
-            unless it is the only one.
+        batch_size: Examples a batch, of all processes together; the last batch of an epoch is dropped where it
+            would be short, unless it is the only one.
         seed: Seed of the shuffle.
         accumulation: Batches an optimiser step; an epoch is made of whole steps, so that the number of a
             step tells the number of its batch.
@@ -69,12 +70,15 @@ class Schedule:
 class ScheduleSampler(DefaultBatchSampler):
     """The schedule in the form that the trainer's data loader asks for.
 
-    It ends with the run's last batch: data loaders fetch one batch ahead, which nobody would score.
+    It gives this process's share of each batch, and ends with the run's last batch: data loaders fetch one batch
+    ahead, which nobody would score.
     """
 
-    def __init__(self, schedule: Schedule, total: int) -> None:
-        super().__init__(range(schedule.num_examples), batch_size=schedule.batch_size, drop_last=True)
+    def __init__(self, schedule: Schedule, total: int, processes: Processes = ALONE) -> None:
+        size = schedule.batch_size // processes.count
+        super().__init__(range(schedule.num_examples), batch_size=size, drop_last=True)
         self.schedule = schedule
+        self._processes = processes
         self.epoch = 0
         self._total = total
 
@@ -85,7 +89,7 @@ class ScheduleSampler(DefaultBatchSampler):
     def __iter__(self) -> Iterator[list[int]]:
         left = self._total - self.epoch * self.schedule.batches_per_epoch
         for batch in self.schedule.epoch(self.epoch)[: max(0, left)]:
-            yield batch.tolist()
+            yield self._processes.share(batch).tolist()
 
     def __len__(self) -> int:
         return self.schedule.batches_per_epoch

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,9 @@ from replug_client.artefacts import atomic_write
 from replug_client.corpus.records import Example
 from replug_client.supervisor.protocol import Prompt, Score, StreamingSupervisor
 from replug_client.training.candidates import NO_PASSAGE, Rows
+from replug_client.training.distributed import ALONE, Processes
 from replug_client.training.schedule import Schedule
+from replug_client.training.timings import BusyClock
 
 BuildPrompt = Callable[[Example, int], Prompt]
 Mine = Callable[[Rows], Rows]
@@ -37,20 +39,25 @@ class ScoredCandidates:
         log_likelihoods: ``(batch, K)`` float64, nats, summed over the continuation; 0 where there is none.
         num_tokens: ``(batch,)`` int64.
         num_bytes: ``(batch,)`` int64.
+        batch_examples: Example numbers of the whole batch, where other processes have a share of it.
+        batch_rows: Their ``(count * batch, K)`` corpus rows.
     """
 
     rows: Rows
     log_likelihoods: npt.NDArray[np.float64]
     num_tokens: npt.NDArray[np.int64]
     num_bytes: npt.NDArray[np.int64]
+    batch_examples: Rows | None = None
+    batch_rows: Rows | None = None
 
 
 @dataclass(slots=True)
 class StreamTimings:
-    """Seconds spent, for the run's record."""
+    """Seconds spent, for the run's record; ``scoring`` runs beside everything else."""
 
     retrieving: float = 0.0
     waiting_for_scores: float = 0.0
+    scoring: BusyClock = field(default_factory=BusyClock)
 
 
 @dataclass(slots=True)
@@ -75,6 +82,8 @@ class CandidateStream:
         folder: Where each generation's candidates are kept.
         batches_per_submission: How many batches are handed to the supervisor at once.
         on_scored: Told how many more pairs have a score, as they get it.
+        processes: Which share in the work: each retrieves for a part of the examples, scores those that it owns,
+            and hands out its share of every batch.
     """
 
     def __init__(
@@ -89,6 +98,7 @@ class CandidateStream:
         folder: Path,
         batches_per_submission: int = 1,
         on_scored: Callable[[int], None] | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         self._examples = examples
         self._schedule = schedule
@@ -99,6 +109,7 @@ class CandidateStream:
         self._folder = folder
         self._group = batches_per_submission
         self._on_scored = on_scored
+        self._processes = processes
         self._pending: deque[_Pending] = deque()
         self._next_generation = 0
         self.timings = StreamTimings()
@@ -131,6 +142,9 @@ class CandidateStream:
     def take(self, examples: Rows) -> ScoredCandidates:
         """Wait for the next batch's scores.
 
+        Args:
+            examples: ``(batch,)`` numbers; of several processes, this one's share of the batch.
+
         Raises:
             RuntimeError: the batch asked for is not the next of the schedule.
             SupervisorError: scoring failed for good.
@@ -138,26 +152,32 @@ class CandidateStream:
         if not self._pending:
             raise RuntimeError("no batch is on its way: the stream was not started or not advanced")
         pending = self._pending.popleft()
-        if not np.array_equal(pending.examples, examples):
+        numbers = self._processes.share(pending.examples)
+        if not np.array_equal(numbers, examples):
             raise RuntimeError(
                 f"examples {examples.tolist()[:4]}... were asked for, but the schedule's next are "
-                f"{pending.examples.tolist()[:4]}..."
+                f"{numbers.tolist()[:4]}..."
             )
         began = time.perf_counter()
-        scores = pending.future.result()
+        log_likelihoods = self._log_likelihoods(pending, pending.future.result())
         self.timings.waiting_for_scores += time.perf_counter() - began
-        return self._assemble(pending, scores)
-
-    def _assemble(self, pending: _Pending, scores: list[Score]) -> ScoredCandidates:
-        examples = [self._examples[number] for number in pending.examples]
-        log_likelihoods = np.zeros(pending.rows.shape, dtype=np.float64)
-        log_likelihoods[pending.rows != NO_PASSAGE] = [score.log_likelihood for score in scores]
+        share, others = self._processes.share, self._processes.count > 1
+        own = [self._examples[number] for number in numbers]
         return ScoredCandidates(
-            rows=pending.rows,
-            log_likelihoods=log_likelihoods,
-            num_tokens=np.array([len(example.continuation_ids) for example in examples]),
-            num_bytes=np.array([example.num_bytes for example in examples]),
+            rows=share(pending.rows),
+            log_likelihoods=share(log_likelihoods),
+            num_tokens=np.array([len(example.continuation_ids) for example in own]),
+            num_bytes=np.array([example.num_bytes for example in own]),
+            batch_examples=pending.examples if others else None,
+            batch_rows=pending.rows if others else None,
         )
+
+    def _log_likelihoods(self, pending: _Pending, scores: list[Score]) -> npt.NDArray[np.float64]:
+        """Of the whole batch: what this process scored, and what the others did."""
+        log_likelihoods = np.zeros(pending.rows.shape, dtype=np.float64)
+        owned = (pending.rows != NO_PASSAGE) & self._processes.owns(pending.examples)[:, None]
+        log_likelihoods[owned] = [score.log_likelihood for score in scores]
+        return self._processes.total(log_likelihoods)
 
     def _prepare(self, mine: Mine, skip: int = 0) -> None:
         number = self._next_generation
@@ -169,7 +189,9 @@ class CandidateStream:
         rows = self._load(number, batches.shape)
         if rows is None:
             began = time.perf_counter()
-            rows = mine(batches.reshape(-1)).reshape(*batches.shape, -1)
+            numbers = batches.reshape(-1)
+            rows = self._processes.divide(len(numbers), lambda positions: mine(numbers[positions]))
+            rows = rows.reshape(*batches.shape, -1)
             self.timings.retrieving += time.perf_counter() - began
             self._store(number, rows)
         self.first_rows = rows[..., 0]
@@ -182,11 +204,14 @@ class CandidateStream:
             lengths: list[int] = []
             for examples, candidates in zip(batches[group], rows[group], strict=True):
                 before = len(prompts)
-                for number, own in zip(examples, candidates, strict=True):
+                owned = self._processes.owns(examples)
+                for number, own in zip(examples[owned], candidates[owned], strict=True):
                     example = self._examples[number]
                     prompts += [self._build_prompt(example, int(row)) for row in own if row != NO_PASSAGE]
                 lengths.append(len(prompts) - before)
-            futures = _split(self._supervisor.submit(prompts, self._count), lengths)
+            submission = self._supervisor.submit(prompts, self._count)
+            self.timings.scoring.watch(submission)
+            futures = _split(submission, lengths)
             for examples, candidates, future in zip(batches[group], rows[group], futures, strict=True):
                 self._pending.append(_Pending(examples, candidates, future))
 
@@ -198,21 +223,25 @@ class CandidateStream:
         return self._folder / f"generation_{number:05d}.npy"
 
     def _store(self, number: int, rows: Rows) -> None:
+        if not self._processes.is_first:
+            return
         with atomic_write(self._path(number)) as stream:
             np.save(stream, rows, allow_pickle=False)
 
     def _load(self, number: int, shape: tuple[int, ...]) -> Rows | None:
         path = self._path(number)
-        if not path.exists():
+        # The first process looks for all: a file that some find and others do not would part them.
+        if not self._processes.same(path.exists()):
             return None
         rows: Rows = np.load(path, allow_pickle=False)
         return rows if rows.shape[:2] == shape else None
 
     def _discard_from(self, number: int) -> None:
         """Later generations were retrieved by weights that a resumed run has yet to reach."""
-        while (path := self._path(number)).exists():
+        while self._processes.is_first and (path := self._path(number)).exists():
             path.unlink()
             number += 1
+        self._processes.wait()
 
 
 def _split(future: Future[list[Score]], lengths: Sequence[int]) -> list[Future[list[Score]]]:

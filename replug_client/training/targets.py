@@ -63,13 +63,7 @@ def _sample_candidates(
     vectors = encode_queries(prepared.base, [example.query for example in examples])
     rows = prepared.miner.mine(vectors, [example.query for example in examples], numbers)
     mask = rows != NO_PASSAGE
-    prompts = [
-        prepared.prompt(example, int(row))
-        for example, own in zip(examples, rows, strict=True)
-        for row in own[own != NO_PASSAGE]
-    ]
-    log_likelihoods = np.zeros(rows.shape)
-    log_likelihoods[mask] = [score.log_likelihood for score in prepared.supervisor.score(prompts)]
+    log_likelihoods = prepared.log_likelihoods(numbers, rows)
     passages = prepared.index.vectors(np.where(mask, rows, prepared.indexed[0]))
     values = aggregate(
         torch.from_numpy(log_likelihoods),

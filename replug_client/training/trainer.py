@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from datasets import Dataset
 from sentence_transformers import (
     SentenceTransformer,
@@ -14,11 +15,13 @@ from sentence_transformers import (
     SentenceTransformerTrainingArguments,
 )
 from sentence_transformers.base.sampler import DefaultBatchSampler
+from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from replug_client.training.candidates import Rows
 from replug_client.training.collator import EXAMPLE_COLUMN, LSRDataCollator
 from replug_client.training.diagnostics import RunningMeans, batch_diagnostics, unique_share
+from replug_client.training.distributed import ALONE, Processes
 from replug_client.training.loss import LSRLoss
 from replug_client.training.schedule import Schedule, ScheduleSampler
 from replug_client.training.stream import CandidateStream
@@ -33,12 +36,16 @@ class StreamHooks:
         mine: Retrieves candidates for a block of example numbers with the retriever as it is now.
         refresh: Re-embeds the passages with the retriever as it is now; None where they are frozen.
         accumulation: Batches an optimiser step.
+        processes: Which share the batches.
+        before_validation: Called by every process before the first one validates.
     """
 
     stream: CandidateStream
     mine: Callable[[Rows], Rows]
     refresh: Callable[[], None] | None
     accumulation: int
+    processes: Processes = ALONE
+    before_validation: Callable[[], None] | None = None
 
 
 class LSRTrainer(SentenceTransformerTrainer):
@@ -83,7 +90,28 @@ class LSRTrainer(SentenceTransformerTrainer):
 
     def get_batch_sampler(self, *_: Any, **__: Any) -> DefaultBatchSampler:
         """The schedule's own order, which the candidate stream knows too."""
-        return ScheduleSampler(self._schedule, self._hooks.stream.total)
+        return ScheduleSampler(self._schedule, self._hooks.stream.total, self._hooks.processes)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The parent's, but that accelerate does not cut what the schedule has cut among the processes.
+
+        Through accelerate's cut, a run that goes on within an epoch would not learn which epoch it is.
+        """
+        loader = DataLoader(
+            cast(Any, self.train_dataset),
+            batch_sampler=self.get_batch_sampler(),
+            collate_fn=self.data_collator,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return prepare_data_loader(
+            loader, self.args.device, num_processes=1, process_index=0, put_on_device=True
+        )
+
+    def evaluation_loop(self, *arguments: Any, **keywords: Any) -> Any:
+        """The parent's, in which the first process validates alone; what all are needed for comes before it."""
+        if self._hooks.before_validation is not None:
+            self._hooks.before_validation()
+        return super().evaluation_loop(*arguments, **keywords)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -97,7 +125,7 @@ class LSRTrainer(SentenceTransformerTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Training logs carry the diagnosis of the steps since the last one."""
         if "loss" in logs:
-            logs |= self._means.flush()
+            logs |= self._means.flush(self._hooks.processes)
             logs["unique_first_passages"] = unique_share(self._hooks.stream.first_rows)
             logs["staleness_steps"] = float(self.state.global_step % self._steps_a_generation())
         super().log(logs, start_time)
