@@ -1,0 +1,161 @@
+"""What is wrong with a run, said while it can still be mended: each alarm with advice.
+
+Alarms are found in the trainer's log entries alone, so that a resumed run, the report and the record all
+find the same ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+Entry = Mapping[str, float]
+
+UNIFORM_SHARE = 0.5
+ONE_HOT_SHARE = 0.5
+UNIQUE_SHARE = 0.05
+UNIQUE_FALL = 0.5
+CHURN = 0.5
+_COLLAPSE_ADVICE = "lower --learning_rate, or raise --temperature_score until P is as flat as Q"
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """One thing that is wrong.
+
+    Attributes:
+        name: What it is, the same in each run.
+        first_step: Optimiser step at which it was first seen.
+        last_step: And last.
+        message: What was found, and what mends it; of the last time it was seen.
+    """
+
+    name: str
+    first_step: int
+    last_step: int
+    message: str
+
+
+@dataclass(slots=True)
+class Watch:
+    """Looks at log entries one after another.
+
+    Attributes:
+        stale_after: Steps after which an index, or candidates, are called old.
+        alarms: What was found so far, by name.
+    """
+
+    stale_after: int = 1000
+    alarms: dict[str, Alarm] = field(default_factory=dict)
+    _first: dict[str, float] = field(default_factory=dict)
+    _best: float = float("inf")
+    _churned: int = 0
+
+    def observe(self, step: int, entry: Entry) -> list[Alarm]:
+        """Look at one entry of the log.
+
+        Returns:
+            The alarms that this entry raises and no earlier one did.
+        """
+        new = []
+        for name, rule in _RULES.items():
+            message = rule(self, entry)
+            if message is None:
+                continue
+            known = self.alarms.get(name)
+            alarm = Alarm(name, step, step, message)
+            if known is None:
+                new.append(alarm)
+            else:
+                alarm = replace(alarm, first_step=known.first_step)
+            self.alarms[name] = alarm
+        return new
+
+    def uniform_targets(self, entry: Entry) -> str | None:
+        """Q says nothing for most examples."""
+        share = entry.get("uniform_targets", 0.0)
+        if share <= UNIFORM_SHARE:
+            return None
+        return (
+            f"{share:.0%} of the targets Q are uniform, so they teach nothing: lower --temperature_gold, or use "
+            "--score mean instead of probability"
+        )
+
+    def one_hot_targets(self, entry: Entry) -> str | None:
+        """Q names a single passage for most examples."""
+        share = entry.get("one_hot_targets", 0.0)
+        if share <= ONE_HOT_SHARE:
+            return None
+        return f"{share:.0%} of the targets Q name a single passage: raise --temperature_gold"
+
+    def collapse(self, entry: Entry) -> str | None:
+        """All queries find the same few passages."""
+        for name in ("unique_first_passages", "eval_unique"):
+            if (share := entry.get(name)) is None:
+                continue
+            first = self._first.setdefault(name, share)
+            if share < UNIQUE_SHARE:
+                return (
+                    f"the first passages of all queries are only {share:.1%} distinct: the retriever is "
+                    f"collapsing; {_COLLAPSE_ADVICE}"
+                )
+            if share < UNIQUE_FALL * first:
+                return (
+                    f"the share of distinct first passages fell from {first:.1%} to {share:.1%}: the retriever is "
+                    f"collapsing; {_COLLAPSE_ADVICE}"
+                )
+        return None
+
+    def worse_than_base(self, entry: Entry) -> str | None:
+        """Held-out bits per byte are higher than the base's, by more than chance."""
+        high = entry.get("eval_base_minus_current_high", 0.0)
+        if high >= 0.0:
+            return None
+        return (
+            f"on held-out examples the retriever is worse than its base, by {-entry['eval_base_minus_current']:.4f} "
+            f"bits per byte (at least {-high:.4f} with 95 % confidence): lower --learning_rate; see that P is as "
+            "flat as Q (entropy P, Q in the log; --temperature_score); hold the order over the whole index with "
+            "--denominator batch --kl q-p; give it candidates that it misses itself (--bm25_docs, --random_docs)"
+        )
+
+    def stale(self, entry: Entry) -> str | None:
+        """The index or the candidates lag behind the weights."""
+        age = entry.get("staleness_steps", 0.0)
+        if age <= self.stale_after:
+            return None
+        return (
+            f"the candidates were retrieved {age:.0f} steps ago (--stale_after {self.stale_after}): the weights have "
+            "moved on since; lower --refresh_every"
+        )
+
+    def rank_churn(self, entry: Entry) -> str | None:
+        """Twice in a row most of what is found is new, and none of it better."""
+        if (chosen := entry.get("eval_selection")) is None:
+            return None
+        better, self._best = chosen < self._best, min(chosen, self._best)
+        share = entry.get("eval_churn", 0.0)
+        self._churned = 0 if better or share <= CHURN else self._churned + 1
+        if self._churned < 2:
+            return None
+        return (
+            f"{share:.0%} of the passages found first are others than at the last validation, again without getting "
+            "better: ranks churn; lower --learning_rate, or raise --gradient_accumulation_steps"
+        )
+
+
+_RULES: dict[str, Callable[[Watch, Entry], str | None]] = {
+    "uniform_targets": Watch.uniform_targets,
+    "one_hot_targets": Watch.one_hot_targets,
+    "collapse": Watch.collapse,
+    "worse_than_base": Watch.worse_than_base,
+    "stale": Watch.stale,
+    "rank_churn": Watch.rank_churn,
+}
+
+
+def alarms_of(history: Sequence[Entry], stale_after: int) -> list[Alarm]:
+    """The alarms of a whole run, in the order in which they were raised; entries as the trainer keeps them."""
+    watch = Watch(stale_after)
+    for entry in history:
+        watch.observe(int(entry.get("step", 0)), entry)
+    return sorted(watch.alarms.values(), key=lambda alarm: alarm.first_step)
