@@ -12,6 +12,7 @@ from replug_client.retriever.embedding import EmbedOptions, embed_shard
 from replug_client.retriever.encoder import EncoderOptions, fingerprint
 from replug_client.retriever.freshness import differences
 from replug_client.retriever.index import FaissIndex
+from replug_client.retriever.projection import has_projection, project, without_projection
 from replug_client.retriever.shards import Shard
 
 
@@ -26,7 +27,8 @@ def build_index(
 ) -> FaissIndex:
     """The index of all passages under this very model.
 
-    A model tuned on the query side alone has its base's passage vectors: the base's shards serve it too.
+    A model tuned on the query side alone has its base's passage vectors: the base's shards serve it too. Those of
+    a model with a projection are one matrix product away from its base's.
 
     Args:
         model: The encoder.
@@ -44,6 +46,8 @@ def build_index(
     covered = sum(len(shard) for shard in shards) == len(store)
     if shards and covered and not differences(shards, model, store):
         return FaissIndex.from_shards(shards)
+    if has_projection(model) and shards and covered and not differences(shards, without_projection(model), store):
+        return FaissIndex.from_vectors(project(model, [shard.vectors for shard in shards]))
     asked = embed or EmbedOptions()
     whole = EmbedOptions(dtype=asked.dtype, batch_size=asked.batch_size, compute_dtype=asked.compute_dtype)
     key = fingerprint(model, "document").key
