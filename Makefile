@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 VLLM_VENV := .venv-vllm
 BIN := $(VENV)/bin
-# Test processes; the tests that share the vLLM server run after the others, in one.
+# Test processes; the tests that need vLLM run after the others, those that share a server in one.
 WORKERS ?= 2
 
 export PYTHON VLLM_VENV
@@ -23,7 +23,7 @@ experiment: $(VENV)/.replug-demo ## The same at full size (up to 90 minutes; goe
 test: $(VENV)/.replug-dev ## All tests, the real vLLM server on the CPU included (makes .venv-vllm)
 	server/install_cpu.sh $(VLLM_VENV)
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not server" $(PYTEST_ARGS)
-	REPLUG_REQUIRE_VLLM=1 $(BIN)/pytest -m server $(PYTEST_ARGS)
+	REPLUG_REQUIRE_VLLM=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup -m server $(PYTEST_ARGS)
 
 test-fast: $(VENV)/.replug-dev ## The tests that need no server
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not server" $(PYTEST_ARGS)

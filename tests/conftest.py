@@ -17,7 +17,13 @@ SERVER_FIXTURE = "vllm_server"
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever uses the real server is marked so: `make test` runs it in one process, so that it starts once."""
+    """Whatever uses the real server is marked so, and runs in one process, so that it starts once.
+
+    What starts a vLLM of its own runs beside it in another, one after the other: two at a time is what memory bears.
+    """
     for item in items:
         if SERVER_FIXTURE in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.server)
+            item.add_marker(pytest.mark.xdist_group("the server"))
+        elif item.get_closest_marker("server"):
+            item.add_marker(pytest.mark.xdist_group("servers of their own"))
