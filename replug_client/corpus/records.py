@@ -42,7 +42,8 @@ class Example:
     Attributes:
         document_id: The document that it was cut from; windows of one document are not independent.
         query: Text of the context; what the retriever embeds.
-        query_ids: The same in the supervisor's token ids.
+        query_ids: The same in the supervisor's token ids; before a window's second and later continuations, with
+            those that stand before them.
         continuation_ids: The continuation in the supervisor's token ids, the same for every passage.
         num_bytes: Length of the continuation in UTF-8 bytes.
         continuation: Text of the continuation.

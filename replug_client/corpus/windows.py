@@ -34,18 +34,21 @@ class WindowOptions:
         min_pred_len: The last window of a document may have a continuation as short as this; a shorter
             one is dropped. ``None`` means 16, or ``pred_len`` where that is less.
         stride: From the start of one window to the start of the next; ``None`` lays them end to end.
+        continuations: A window has this many continuations, one behind the other, of ``pred_len`` each; every
+            one gives an example with the window's query.
     """
 
     context_len: int = 128
     pred_len: int = 128
     min_pred_len: int | None = None
     stride: int | None = None
+    continuations: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("context_len", "pred_len", "min_pred_len", "stride"):
+        for name in ("context_len", "pred_len", "min_pred_len", "stride", "continuations"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise OptionError(f"{name} is {value}; expected at least 1 token")
+                raise OptionError(f"{name} is {value}; expected at least 1")
         if self.least_continuation > self.pred_len:
             raise OptionError(
                 f"min_pred_len ({self.min_pred_len}) exceeds pred_len ({self.pred_len}); lower it"
@@ -64,9 +67,9 @@ class WindowCounts:
     Attributes:
         documents: Documents read.
         documents_without_example: Those too short for a single window.
-        examples: Windows given out.
+        examples: Examples given out: windows, times their continuations.
         dropped_short: Windows at the end of a document whose continuation was below the minimum.
-        dropped_blank: Windows whose query or continuation is white space only.
+        dropped_blank: Examples whose query or continuation is white space only.
     """
 
     documents: int = 0
@@ -89,6 +92,10 @@ def cut_examples(
     in both. Where a cut would fall inside a character that several tokens spell (byte-level BPE),
     it moves back to the character's start, so no part is longer than was asked for.
 
+    Where a window has several continuations, the retriever reads the window's query before each of them
+    (``query``), the supervisor all that stands before it in the window (``query_ids``): so the
+    log-likelihoods of a window's continuations behind a passage add up to that of the whole stretch.
+
     Args:
         documents: Where the examples come from.
         tokenizer: The supervisor's.
@@ -101,8 +108,8 @@ def cut_examples(
         before = counts.examples
         ids, offsets = tokenizer.encode_with_offsets(document.text)
         cuts = _Cuts(document.text, offsets)
-        for start, middle, end in _windows(cuts, options, counts):
-            example = _example(document, ids, cuts, (start, middle, end))
+        for window in _windows(cuts, options, counts):
+            example = _example(document, ids, cuts, window)
             if not example.query.strip() or not example.continuation.strip():
                 counts.dropped_blank += 1
                 continue
@@ -145,8 +152,17 @@ class _Cuts:
         return token
 
 
-def _windows(cuts: _Cuts, options: WindowOptions, counts: WindowCounts) -> Iterator[tuple[int, int, int]]:
-    """Start, middle and end of each window, in tokens."""
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """One example in tokens: the query is ``[start, middle)``, its continuation ``[begin, end)``."""
+
+    start: int
+    middle: int
+    begin: int
+    end: int
+
+
+def _windows(cuts: _Cuts, options: WindowOptions, counts: WindowCounts) -> Iterator[_Window]:
     start, end = 0, 0
     while end < cuts.num_tokens:
         if start + options.context_len + options.least_continuation > cuts.num_tokens:
@@ -155,23 +171,29 @@ def _windows(cuts: _Cuts, options: WindowOptions, counts: WindowCounts) -> Itera
         middle = cuts.floor(start + options.context_len)
         end = cuts.floor(min(middle + options.pred_len, cuts.num_tokens))
         if start < middle < end:
-            yield start, middle, end
+            yield _Window(start, middle, middle, end)
+            reached = end
+            for _ in range(options.continuations - 1):
+                begin, reached = reached, cuts.floor(min(reached + options.pred_len, cuts.num_tokens))
+                if reached - begin < options.least_continuation:
+                    reached = begin
+                    break
+                yield _Window(start, middle, begin, reached)
         else:  # one character has more tokens than the window
-            end = cuts.after(start)
+            reached = end = cuts.after(start)
         following = (
-            end if options.stride is None else cuts.floor(min(start + options.stride, cuts.num_tokens))
+            reached if options.stride is None else cuts.floor(min(start + options.stride, cuts.num_tokens))
         )
         start = following if following > start else cuts.after(start)
 
 
-def _example(document: Document, ids: Sequence[int], cuts: _Cuts, window: tuple[int, int, int]) -> Example:
-    start, middle, end = window
-    continuation = cuts.text[cuts.at[middle] : cuts.at[end]]
+def _example(document: Document, ids: Sequence[int], cuts: _Cuts, window: _Window) -> Example:
+    continuation = cuts.text[cuts.at[window.begin] : cuts.at[window.end]]
     return Example(
         document_id=document.id,
-        query=cuts.text[cuts.at[start] : cuts.at[middle]],
+        query=cuts.text[cuts.at[window.start] : cuts.at[window.middle]],
         continuation=continuation,
-        query_ids=tuple(ids[start:middle]),
-        continuation_ids=tuple(ids[middle:end]),
+        query_ids=tuple(ids[window.start : window.begin]),
+        continuation_ids=tuple(ids[window.begin : window.end]),
         num_bytes=len(continuation.encode()),
     )

@@ -94,8 +94,9 @@ class _Cutter:
         options = self._options
         overlap = find_overlap(documents(), self._store)
         self._report(name, overlap)
-        stride = options.stride if name == "train" else None
-        windows = WindowOptions(options.context_len, options.pred_len, options.min_pred_len, stride)
+        # Validation stays the same, whatever it is that training is given.
+        stride, several = (options.stride, options.continuations) if name == "train" else (None, 1)
+        windows = WindowOptions(options.context_len, options.pred_len, options.min_pred_len, stride, several)
         counts = WindowCounts()
         kept = (document for document in documents() if document.id not in overlap.document_ids)
         examples = list(cut_examples(kept, self._tokenizer, windows, counts))

@@ -177,3 +177,34 @@ def test_a_real_byte_level_tokenizer_gives_windows_that_decode_to_their_texts() 
     for example in examples:
         assert backend.decode(list(example.query_ids)) == example.query
         assert backend.decode(list(example.continuation_ids)) == example.continuation
+
+
+def several(text: str, continuations: int, stride: int | None = None) -> tuple[list[Example], WindowCounts]:
+    counts = WindowCounts()
+    options = WindowOptions(4, 2, 2, stride, continuations)
+    return list(cut_examples([Document("d", text)], ByteTokenizer(), options, counts)), counts
+
+
+def test_a_query_may_have_several_continuations_each_behind_all_that_stands_before_it() -> None:
+    examples, counts = several("aaaabbccddEEEEff", 3)
+    assert parts(examples) == [("aaaa", "bb"), ("aaaa", "cc"), ("aaaa", "dd"), ("EEEE", "ff")]
+    assert [bytes(example.query_ids).decode() for example in examples] == [
+        "aaaa",
+        "aaaabb",
+        "aaaabbcc",
+        "EEEE",
+    ]
+    assert [bytes(example.continuation_ids).decode() for example in examples] == ["bb", "cc", "dd", "ff"]
+    assert counts == WindowCounts(documents=1, examples=4)
+    assert several("aaaabbccddEEEEff", 1)[0] == cut("aaaabbccddEEEEff", 4, 2, 2)[0]
+
+
+def test_a_later_continuation_that_would_be_too_short_is_not_given() -> None:
+    assert parts(several("aaaabbcc", 3)[0]) == [("aaaa", "bb"), ("aaaa", "cc")]
+    assert parts(several("aaaabbc", 3)[0]) == [("aaaa", "bb")]
+    assert parts(several("aaaabb€", 2)[0]) == [("aaaa", "bb")], "a cut inside a character moves back"
+
+
+def test_with_a_stride_windows_overlap_whatever_their_continuations() -> None:
+    found = parts(several("aaaabbccdd", 2, stride=2)[0])
+    assert found == [("aaaa", "bb"), ("aaaa", "cc"), ("aabb", "cc"), ("aabb", "dd"), ("bbcc", "dd")]
