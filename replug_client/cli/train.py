@@ -33,7 +33,7 @@ from replug_client.retriever.encoder import EncoderOptions
 from replug_client.supervisor.prompts import unescape
 from replug_client.training.candidates import CandidateOptions
 from replug_client.training.modes import ModeOptions
-from replug_client.training.objectives import Aggregation, Denominator, Direction
+from replug_client.training.objectives import Aggregation, Denominator, Objective
 from replug_client.training.options import (
     DataOptions,
     Keep,
@@ -85,11 +85,13 @@ def train(
     n_docs: flag.NDocs = 10,
     bm25_docs: flag.Bm25Docs = 4,
     random_docs: flag.RandomDocs = 2,
+    objective: flag.Objective = Objective.LSR,
+    contrastive_weight: flag.ContrastiveWeight = 0.0,
     temperature_score: flag.TemperatureScore = None,
     temperature_gold: flag.TemperatureGold = None,
     gold_entropy: flag.GoldEntropy = 0.5,
     score: flag.Score = Aggregation.MEAN,
-    kl: flag.Kl = Direction.P_Q,
+    kl: flag.Kl = None,
     denominator: flag.Denominator = Denominator.CANDIDATES,
     index_negatives: flag.IndexNegatives = 0,
     per_gpu_batch_size: flag.PerGpuBatchSize = 4,
@@ -165,6 +167,8 @@ def train(
                 kl=kl,
                 denominator=denominator,
                 index_negatives=index_negatives,
+                objective=objective,
+                contrastive_weight=contrastive_weight,
             ),
             steps=StepOptions(
                 train=train_what,

@@ -157,17 +157,54 @@ RandomDocs = Annotated[
     typer.Option("--random_docs", min=0, help="Random candidates beside them.", rich_help_panel=EXAMPLES),
 ]
 
+
 # Objective
+def _temperature(text: str) -> float | None:
+    """A temperature, or None for ``auto``; what it may be is checked with the other options."""
+    try:
+        return None if text == "auto" else float(text)
+    except ValueError:
+        raise typer.BadParameter(f"found {text!r}; expected auto or a number") from None
+
+
+Objective = Annotated[
+    objectives.Objective,
+    typer.Option(
+        "--objective",
+        help="lsr: a KL of P and Q; pdist: Atlas' KL(Q||P); marginal: -log sum of P times likelihood (EMDR2); loop: "
+        "a KL to what leaving each passage out costs. See docs/objectives.md.",
+        rich_help_panel=OBJECTIVE,
+    ),
+]
+ContrastiveWeight = Annotated[
+    float,
+    typer.Option(
+        "--contrastive_weight",
+        min=0.0,
+        help="Weight of InfoNCE beside it: the supervisor's best candidate against other queries' passages.",
+        rich_help_panel=OBJECTIVE,
+    ),
+]
 TemperatureScore = Annotated[
     float | None,
     typer.Option(
-        "--temperature_score", help="Gamma, of P. Default: P as flat as Q.", rich_help_panel=OBJECTIVE
+        "--temperature_score",
+        parser=_temperature,
+        metavar="auto|NUMBER",
+        show_default="auto",
+        help="Gamma, of P. auto: P under the base as flat as Q.",
+        rich_help_panel=OBJECTIVE,
     ),
 ]
 TemperatureGold = Annotated[
     float | None,
     typer.Option(
-        "--temperature_gold", help="Beta, of Q. Default: by --gold_entropy.", rich_help_panel=OBJECTIVE
+        "--temperature_gold",
+        parser=_temperature,
+        metavar="auto|NUMBER",
+        show_default="auto",
+        help="Beta, of Q. auto: by --gold_entropy, from the scores of the first candidates.",
+        rich_help_panel=OBJECTIVE,
     ),
 ]
 GoldEntropy = Annotated[
@@ -185,8 +222,13 @@ Score = Annotated[
     typer.Option("--score", help="How log-probs become one score.", rich_help_panel=OBJECTIVE),
 ]
 Kl = Annotated[
-    objectives.Direction,
-    typer.Option("--kl", help="p-q is KL(P||Q), q-p is KL(Q||P).", rich_help_panel=OBJECTIVE),
+    objectives.Direction | None,
+    typer.Option(
+        "--kl",
+        help="p-q is KL(P||Q), q-p is KL(Q||P).",
+        show_default="p-q for lsr, q-p for the others",
+        rich_help_panel=OBJECTIVE,
+    ),
 ]
 Denominator = Annotated[
     objectives.Denominator,
@@ -201,7 +243,8 @@ IndexNegatives = Annotated[
     typer.Option(
         "--index_negatives",
         min=0,
-        help="Passages drawn from the whole index into the batch's denominator (--train query).",
+        help="Passages drawn from the whole index to join the batch's, in its denominator and in InfoNCE "
+        "(--train query).",
         rich_help_panel=OBJECTIVE,
     ),
 ]

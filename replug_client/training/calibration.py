@@ -27,14 +27,18 @@ class Calibration:
 
     Attributes:
         temperature: The temperature.
-        entropy: Normalised entropy (0 to 1, of log K) that it gives on the sample.
+        entropy: Median normalised entropy (0 to 1, of log K) that it gives on the sample.
+        quartiles: Between these lies the entropy of the middle half of the examples.
         target: Normalised entropy that was asked for.
-        examples: Number of examples in the sample.
+        spread: Median standard deviation of an example's values, in their own unit.
+        examples: Number of examples that it was chosen on: those with at least two candidates.
     """
 
     temperature: float
     entropy: float
+    quartiles: tuple[float, float]
     target: float
+    spread: float
     examples: int
 
 
@@ -61,11 +65,11 @@ def temperature_for_entropy(values: Tensor, target: float, mask: Tensor | None =
     Args:
         values: ``(examples, K)`` scores or similarities of a sample.
         target: Between 0 and 1, both excluded.
-        mask: ``(examples, K)`` bool.
+        mask: ``(examples, K)`` bool; the number of candidates may differ from line to line.
 
     Raises:
         ValueError: target outside (0, 1), or no examples.
-        OptionError: values so equal that no temperature reaches it.
+        OptionError: values so equal that no temperature reaches it, or no example with two candidates.
     """
     if not 0 < target < 1:
         raise ValueError(
@@ -73,20 +77,46 @@ def temperature_for_entropy(values: Tensor, target: float, mask: Tensor | None =
         )
     if values.numel() == 0:
         raise ValueError("no scores to calibrate on; expected at least one example")
-    values = values.double()
+    values, mask = comparable(values.double(), mask)
 
-    def median_entropy(temperature: float) -> float:
-        return float(normalised_entropy(log_distribution(values, temperature, mask), mask).median())
+    def entropies(temperature: float) -> Tensor:
+        return normalised_entropy(log_distribution(values, temperature, mask), mask)
 
-    temperature = _bisect(median_entropy, target)
-    reached = median_entropy(temperature)
+    temperature = _bisect(lambda tried: float(entropies(tried).median()), target)
+    found = entropies(temperature)
+    reached = float(found.median())
     if abs(reached - target) > 0.05:
         raise OptionError(
             f"no temperature gives an entropy of {target:.2f}; the nearest is {reached:.2f} at {temperature:.3g}. "
             "Most candidates have equal scores: set --temperature_gold and --temperature_score by hand, "
             "and look whether the supervisor sees the passages at all (replug score --with_tokens)."
         )
-    return Calibration(temperature, reached, target, len(values))
+    low, high = (float(found.quantile(share)) for share in (0.25, 0.75))
+    return Calibration(temperature, reached, (low, high), target, _median_spread(values, mask), len(values))
+
+
+def comparable(values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The lines with at least two candidates, and their mask: one alone has entropy 0 at any temperature.
+
+    Raises:
+        OptionError: there is no such line.
+    """
+    mask = torch.ones_like(values, dtype=torch.bool) if mask is None else mask
+    kept = mask.sum(dim=-1) >= 2
+    if not bool(kept.any()):
+        raise OptionError(
+            f"none of {len(values)} examples has two candidates to compare; raise --n_docs, --bm25_docs or "
+            "--random_docs, or look whether the index holds all passages"
+        )
+    return values[kept], mask[kept]
+
+
+def _median_spread(values: Tensor, mask: Tensor) -> float:
+    """Median over the lines of the standard deviation of a line's values (those of the mask)."""
+    count = mask.sum(dim=-1)
+    mean = values.masked_fill(~mask, 0.0).sum(dim=-1) / count
+    squares = (values - mean.unsqueeze(-1)).masked_fill(~mask, 0.0).square().sum(dim=-1)
+    return float((squares / count).sqrt().median())
 
 
 def _bisect(function: Callable[[float], float], target: float) -> float:

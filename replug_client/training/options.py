@@ -11,7 +11,14 @@ from replug_client.retriever.encoder import EncoderOptions
 from replug_client.supervisor.open import SupervisorOptions
 from replug_client.training.candidates import CandidateOptions
 from replug_client.training.modes import ModeOptions
-from replug_client.training.objectives import Aggregation, Denominator, Direction
+from replug_client.training.objectives import (
+    Aggregation,
+    Denominator,
+    Direction,
+    Objective,
+    check_objective,
+    direction_of,
+)
 
 
 class Train(StrEnum):
@@ -85,18 +92,22 @@ class TargetOptions:
         temperature_gold: beta, or None: the median entropy of Q becomes ``gold_entropy`` of log K.
         gold_entropy: Used where beta is calibrated.
         score: Aggregation of the continuation's log-probs.
-        kl: Direction of the divergence.
+        kl: Direction of the divergence; None becomes the objective's own.
         denominator: Which passages share P's mass.
         index_negatives: Passages drawn from the whole index into the batch's denominator, anew for each batch.
+        objective: Which loss.
+        contrastive_weight: Of the InfoNCE term over the batch's passages; 0 leaves it out.
     """
 
     temperature_score: float | None = None
     temperature_gold: float | None = None
     gold_entropy: float = 0.5
     score: Aggregation = Aggregation.MEAN
-    kl: Direction = Direction.P_Q
+    kl: Direction | None = None
     denominator: Denominator = Denominator.CANDIDATES
     index_negatives: int = 0
+    objective: Objective = Objective.LSR
+    contrastive_weight: float = 0.0
 
     def __post_init__(self) -> None:
         for flag, value in (
@@ -104,18 +115,14 @@ class TargetOptions:
             ("--temperature_gold", self.temperature_gold),
         ):
             if value is not None and not 0 < value < float("inf"):
-                raise OptionError(
-                    f"{flag} {value}: expected a positive number, or nothing to have it calibrated"
-                )
-        if self.index_negatives < 0 or (self.index_negatives and self.denominator is not Denominator.BATCH):
+                raise OptionError(f"{flag} {value}: expected a positive number, or auto")
+        check_objective(self.objective, self.score, self.kl, self.denominator, self.contrastive_weight)
+        object.__setattr__(self, "kl", direction_of(self.objective, self.kl))
+        joined = self.denominator is Denominator.BATCH or self.contrastive_weight
+        if self.index_negatives < 0 or (self.index_negatives and not joined):
             raise OptionError(
-                f"--index_negatives {self.index_negatives}: expected 0 or more, and with --denominator batch, "
-                "whose passages they join"
-            )
-        if self.denominator is Denominator.BATCH and self.kl is Direction.P_Q:
-            raise OptionError(
-                "--denominator batch with --kl p-q: Q is 0 on other queries' passages, so KL(P||Q) is infinite. "
-                "Use --kl q-p, or --denominator candidates."
+                f"--index_negatives {self.index_negatives}: expected 0 or more, and with --denominator batch or "
+                "--contrastive_weight, whose passages they join"
             )
 
 
@@ -248,6 +255,12 @@ class TrainOptions:
         if chosen is not BestMetric.BITS_PER_BYTE and not decides:
             raise OptionError(
                 f"--best_metric {chosen} decides nothing with --keep last: add --early_stopping N, or use --keep best"
+            )
+        alone = self.steps.batch_size * self.steps.processes == 1 and not self.target.index_negatives
+        if self.target.contrastive_weight and alone:
+            raise OptionError(
+                "--contrastive_weight with --per_gpu_batch_size 1: other queries' passages are the negatives, and "
+                "there are none; take a larger batch, or --index_negatives"
             )
         if self.target.index_negatives and self.steps.train is not Train.QUERY:
             raise OptionError(

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from replug_client.errors import OptionError
 from replug_client.training.calibration import normalised_entropy, temperature_for_entropy
 from replug_client.training.objectives import log_distribution
 
@@ -40,6 +41,40 @@ def test_masked_candidates_do_not_count() -> None:
     assert temperature_for_entropy(padded, 0.5, mask).temperature == pytest.approx(
         temperature_for_entropy(SCORES, 0.5).temperature, rel=1e-9
     )
+
+
+def test_it_says_on_what_it_chose() -> None:
+    chosen = temperature_for_entropy(SCORES, 0.5)
+    found = normalised_entropy(log_distribution(SCORES, chosen.temperature))
+    assert chosen.spread == pytest.approx(SCORES.std(dim=-1, correction=0).median().item())
+    assert chosen.quartiles == pytest.approx((found.quantile(0.25).item(), found.quantile(0.75).item()))
+
+
+def test_an_only_candidate_says_nothing_about_the_temperature() -> None:
+    lines = torch.cat([SCORES, SCORES[:150]])
+    mask = torch.ones_like(lines, dtype=torch.bool)
+    mask[200:, 1:] = False
+    chosen, alone = temperature_for_entropy(lines, 0.5, mask), temperature_for_entropy(SCORES, 0.5)
+    assert chosen == alone
+
+
+def test_the_number_of_candidates_may_vary() -> None:
+    mask = torch.ones_like(SCORES, dtype=torch.bool)
+    mask[::2, 5:] = False
+    chosen = temperature_for_entropy(SCORES.masked_fill(~mask, math.nan), 0.4, mask)
+    entropies = [
+        float(torch.distributions.Categorical(logits=line[own] / chosen.temperature).entropy())
+        / math.log(own.sum())
+        for line, own in zip(SCORES, mask, strict=True)
+    ]
+    assert sorted(entropies)[99] == pytest.approx(0.4, abs=1e-3)
+
+
+def test_without_two_candidates_anywhere_it_says_what_to_do() -> None:
+    mask = torch.zeros(3, 4, dtype=torch.bool)
+    mask[:, 1] = True
+    with pytest.raises(OptionError, match=r"none of 3 examples .* --n_docs"):
+        temperature_for_entropy(torch.zeros(3, 4), 0.5, mask)
 
 
 def test_equal_scores_cannot_be_calibrated() -> None:

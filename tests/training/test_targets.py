@@ -19,7 +19,8 @@ from replug_client.supervisor.fake import FakeSupervisor
 from replug_client.supervisor.protocol import Prompt
 from replug_client.training.calibration import normalised_entropy
 from replug_client.training.candidates import CandidateMiner, CandidateOptions
-from replug_client.training.objectives import Aggregation, log_distribution
+from replug_client.training.distributed import ALONE
+from replug_client.training.objectives import Aggregation, Objective, log_distribution
 from replug_client.training.options import TargetOptions, TrainOptions
 from replug_client.training.prepare import Prepared
 from replug_client.training.schedule import Schedule
@@ -35,9 +36,15 @@ def preference(example: int, row: int) -> float:
     return -float(np.random.default_rng([example, row]).uniform(1, 3))
 
 
+class Partly(SimpleNamespace):
+    """Only what calibration reads of a :class:`Prepared`; it asks for scores as the whole one does."""
+
+    processes = ALONE
+    log_likelihoods = Prepared.log_likelihoods
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    """Only what calibration reads."""
     folder = saved_encoder(tmp_path_factory.mktemp("targets") / "encoder")
     model = load_encoder(EncoderOptions(str(folder), device="cpu"))
     examples = [
@@ -51,7 +58,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
     return cast(
         Prepared,
-        SimpleNamespace(
+        Partly(
             base=model,
             index=index,
             indexed=index.rows,
@@ -68,14 +75,19 @@ def options(**target: Any) -> TrainOptions:
     return cast(TrainOptions, SimpleNamespace(target=TargetOptions(**target), steps=None))
 
 
-def median_entropies(prepared: Prepared, gamma: float, beta: float) -> tuple[float, float]:
-    """Of P and Q over every example's top five, computed apart."""
+def top_scores(prepared: Prepared) -> tuple[np.ndarray, np.ndarray]:
+    """``(examples, 5)`` similarities and scores per token of every example's top five, computed apart."""
     similarity = encode_queries(prepared.base, QUERIES) @ encode_passages(prepared.base, PASSAGES).T
     top = np.argsort(-similarity, axis=1)[:, :5]
     scores = np.array([[preference(example, row) for row in own] for example, own in enumerate(top)])
+    return np.take_along_axis(similarity, top, axis=1), scores
+
+
+def median_entropies(prepared: Prepared, gamma: float, beta: float) -> tuple[float, float]:
+    """Of P and Q over every example's top five, computed apart."""
     p, q = (
         log_distribution(torch.tensor(values), temperature)
-        for values, temperature in ((np.take_along_axis(similarity, top, axis=1), gamma), (scores, beta))
+        for values, temperature in zip(top_scores(prepared), (gamma, beta), strict=True)
     )
     return float(normalised_entropy(p).median()), float(normalised_entropy(q).median())
 
@@ -89,7 +101,13 @@ def test_both_get_the_entropy_that_was_asked_for(
     p, q = median_entropies(prepared, chosen.temperature_score, chosen.temperature_gold)
     assert q == pytest.approx(wanted, abs=0.01)
     assert p == pytest.approx(wanted, abs=0.01)
-    assert "temperature_gold = " in caplog.text and "temperature_score = " in caplog.text
+    assert f"temperature_gold = {chosen.temperature_gold:.4g} (auto)" in caplog.text
+    assert f"temperature_score = {chosen.temperature_score:.4g} (auto)" in caplog.text
+    spread = sorted(np.std(line) for line in top_scores(prepared)[1])[(len(QUERIES) - 1) // 2]
+    assert (
+        f"differ by {spread:.3g} nats per token (median standard deviation of {len(QUERIES)}" in caplog.text
+    )
+    assert f"is {wanted:.2f} of log K, as --gold_entropy {wanted:g} asks" in caplog.text
 
 
 def test_p_follows_a_q_that_was_given(prepared: Prepared) -> None:
@@ -115,6 +133,20 @@ def test_the_temperature_has_the_scale_of_the_aggregation(prepared: Prepared) ->
     assert by_byte == pytest.approx(TOKENS * mean / BYTES, rel=1e-3)
 
 
+def test_leave_one_out_is_calibrated_on_its_own_scores(prepared: Prepared) -> None:
+    chosen = calibrate(options(objective=Objective.LOOP), prepared)
+    likelihoods = np.exp(TOKENS * top_scores(prepared)[1])
+    left = (likelihoods.sum(1, keepdims=True) - likelihoods) / 4
+    q = log_distribution(torch.tensor(-np.log(left) / TOKENS), chosen.temperature_gold)
+    assert float(normalised_entropy(q).median()) == pytest.approx(0.5, abs=0.01)
+    assert chosen.objective is Objective.LOOP
+
+
+def test_the_objective_is_handed_on(prepared: Prepared) -> None:
+    chosen = calibrate(options(objective=Objective.MARGINAL, contrastive_weight=0.3), prepared)
+    assert (chosen.objective, chosen.contrastive_weight) == (Objective.MARGINAL, 0.3)
+
+
 @pytest.mark.parametrize("flag", ["temperature_gold", "temperature_score"])
 @pytest.mark.parametrize("value", [0.0, -1.0, float("inf"), float("nan")])
 def test_impossible_temperatures_are_refused(flag: str, value: float) -> None:
@@ -123,7 +155,7 @@ def test_impossible_temperatures_are_refused(flag: str, value: float) -> None:
 
 
 def test_equal_scores_are_refused_with_advice(prepared: Prepared, tmp_path: Path) -> None:
-    deaf = cast(Prepared, SimpleNamespace(**vars(prepared)))
+    deaf = cast(Prepared, Partly(**vars(prepared)))
     deaf.supervisor = FakeSupervisor(lambda prompt: [-1.0] * TOKENS)  # type: ignore[misc,assignment]
     with pytest.raises(OptionError, match=r"equal scores.*--temperature_gold"):
         calibrate(options(), deaf)
