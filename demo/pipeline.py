@@ -84,8 +84,9 @@ DEMO = Plan(
 )
 FULL = Plan(
     folder=Path("demo/experiment"),
-    corpus=CorpusOptions(),
-    train={"max_validation": "1000"},
+    corpus=CorpusOptions(tests=True),
+    # With the tests there is enough for windows that do not overlap: more code for the same number of scores.
+    train={"max_validation": "1000", "stride": "128"},
     max_held_out=None,
     results=Path("docs/experiment.json"),
     command="make experiment",

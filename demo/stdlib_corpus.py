@@ -42,6 +42,7 @@ class CorpusOptions:
         min_passage_tokens: A file's last piece is left out when it is shorter.
         held_out_every: One file in so many, in the order of their paths, is held out.
         min_file_bytes: Smaller files are left out.
+        tests: Whether the library's own tests are part of it, as far as the interpreter comes with them.
     """
 
     files: int | None = None
@@ -50,6 +51,7 @@ class CorpusOptions:
     min_passage_tokens: int = 64
     held_out_every: int = 8
     min_file_bytes: int = 2000
+    tests: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.passage_fraction < 1:
@@ -103,7 +105,7 @@ def build(
     """
     root = root or Path(sysconfig.get_paths()["stdlib"])
     tokenizer = Tokenizer.from_file(str(lm / "tokenizer.json"))
-    sources, left_out = read_library(root, options.min_file_bytes)
+    sources, left_out = read_library(root, options.min_file_bytes, tests=options.tests)
     chosen = choose(sources, options.files)
     manifest = output_dir / MANIFEST_NAME
     manifest.unlink(missing_ok=True)
@@ -133,17 +135,20 @@ def build(
     return report
 
 
-def read_library(root: Path, min_file_bytes: int) -> tuple[list[SourceFile], dict[str, int]]:
+def read_library(
+    root: Path, min_file_bytes: int, *, tests: bool = False
+) -> tuple[list[SourceFile], dict[str, int]]:
     """The library's files in order of their names, and how many were left out for each reason.
 
-    Tests and installed packages are not part of the library, and are not counted.
+    Installed packages are not part of the library, and are not counted; nor are its tests, unless asked for.
     """
+    strangers = _NOT_LIBRARY if tests else _NOT_LIBRARY | _TEST_FOLDERS
     sources: list[SourceFile] = []
     left_out = {"too small": 0, "not UTF-8": 0, "the same as another file": 0}
     seen: set[bytes] = set()
     for path in sorted(root.rglob("*.py"), key=lambda path: path.relative_to(root).as_posix()):
         relative = path.relative_to(root)
-        if _TEST_FOLDERS.intersection(relative.parts[:-1]) or _NOT_LIBRARY.intersection(relative.parts):
+        if strangers.intersection(relative.parts[:-1]):
             continue
         content = path.read_bytes()
         digest = hashlib.sha256(content).digest()
@@ -274,6 +279,9 @@ def main(
     held_out_every: Annotated[
         int, typer.Option("--held_out_every", help="One file in so many is held out.")
     ] = CorpusOptions.held_out_every,
+    tests: Annotated[
+        bool, typer.Option("--tests", help="The library's own tests, too, where they are installed.")
+    ] = False,
 ) -> None:
     """Cut the standard library of this interpreter into passages, training and held-out documents."""
     if files != "all" and not files.isdecimal():
@@ -282,6 +290,7 @@ def main(
         files=None if files == "all" else int(files),
         passage_fraction=passage_fraction,
         held_out_every=held_out_every,
+        tests=tests,
     )
     report = build(output_dir, options)
     print(

@@ -119,6 +119,14 @@ def test_tests_packages_small_files_and_copies_are_left_out(tmp_path: Path) -> N
     assert left_out == {"too small": 1, "not UTF-8": 1, "the same as another file": 1}
 
 
+def test_the_librarys_own_tests_are_there_where_asked_for(tmp_path: Path) -> None:
+    for number, name in enumerate(("a.py", "test/b.py", "pkg/tests/c.py", "site-packages/test/d.py")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"x = {number}\n" * 500)
+    sources, _ = read_library(tmp_path, 2000, tests=True)
+    assert [source.name for source in sources] == ["a.py", "pkg/tests/c.py", "test/b.py"]
+
+
 def test_choosing_more_files_keeps_those_that_were_chosen() -> None:
     sources = [SourceFile(f"{number}.py", "") for number in range(100)]
     five, ten = choose(sources, 5), choose(sources, 10)
