@@ -1,10 +1,10 @@
-"""Small hooks into the trainer: complete checkpoints, and advice in the log."""
+"""Small hooks into the trainer: complete checkpoints, alarms in the log, early stopping."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,31 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from replug_client.progress import progress
-from replug_client.training.diagnostics import advice
+from replug_client.training.alarms import Watch
+from replug_client.training.distributed import ALONE, Processes
 from replug_client.training.record import COMPLETE_NAME
+from replug_client.training.validation import SELECTION
 
 logger = logging.getLogger(__name__)
 
 
 class CompleteCheckpoints(TrainerCallback):
-    """Marks a checkpoint as whole once everything in it is on disk; only such a one is resumed from."""
+    """Marks a checkpoint as whole once everything in it is on disk; only such a one is resumed from.
+
+    Args:
+        processes: Each writes its random state into the checkpoint; the first marks it when all have.
+    """
+
+    def __init__(self, processes: Processes = ALONE) -> None:
+        self._processes = processes
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Sync every file of the checkpoint, then mark it."""
+        self._processes.wait()
+        if not self._processes.is_first:
+            return
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         for path in folder.rglob("*"):
             if path.is_file():
@@ -35,10 +47,21 @@ class CompleteCheckpoints(TrainerCallback):
 
 
 class LogWithAdvice(TrainerCallback):
-    """One readable line for each log entry, and each piece of advice once."""
+    """One readable line for each log entry, and each alarm with its advice once.
 
-    def __init__(self) -> None:
-        self._given: set[str] = set()
+    Args:
+        stale_after: See :class:`~replug_client.training.alarms.Watch`.
+    """
+
+    def __init__(self, stale_after: int = 1000) -> None:
+        self._watch = Watch(stale_after)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """A run that goes on knows what was found before."""
+        for entry in state.log_history:
+            self._watch.observe(int(entry.get("step", 0)), entry)
 
     def on_log(
         self,
@@ -55,10 +78,44 @@ class LogWithAdvice(TrainerCallback):
         if shown:
             line = "  ".join(f"{_SHOWN[name]} {value:.4g}" for name, value in shown.items())
             logger.info("step %d/%d  %s", state.global_step, state.max_steps, line)
-        for figure, piece in advice(logs).items():
-            if figure not in self._given:
-                self._given.add(figure)
-                logger.warning("%s", piece)
+        for alarm in self._watch.observe(state.global_step, logs):
+            logger.warning("%s", alarm.message)
+
+
+class EarlyStopping(TrainerCallback):
+    """Stops once validation has not had a new best for a while.
+
+    transformers' own keeps its count beside the trainer's state and begins anew at 0 in a resumed run; this
+    one reads the log, so that a resumed run stops where the uninterrupted one does.
+
+    Args:
+        patience: Validations in a row without a new best.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self._patience = patience
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Ask the trainer to stop after this step."""
+        if is_exhausted(state.log_history, self._patience):
+            logger.info(
+                "stopping early: the last %d validations had no new best (--early_stopping)", self._patience
+            )
+            control.should_training_stop = True
+
+
+def is_exhausted(history: Sequence[Mapping[str, float]], patience: int) -> bool:
+    """Whether the last ``patience`` validations all failed to be the best; the base itself does not count.
+
+    Args:
+        history: Log entries as the trainer keeps them.
+        patience: At least 1; 0 is never exhausted.
+    """
+    key = f"eval_{SELECTION}"
+    values = [entry[key] for entry in history if key in entry and entry["step"] > 0]
+    return bool(patience and values) and len(values) - 1 - values.index(min(values)) >= patience
 
 
 class StepProgress(TrainerCallback):
@@ -98,6 +155,9 @@ _SHOWN = {
     "learning_rate": "lr",
     "eval_bits_per_byte": "held-out bits per byte",
     "eval_base_minus_current": "base - current",
+    "eval_recall_at_10": "recall@10",
+    "eval_mrr": "MRR",
+    "eval_expected_score": "expected score",
     "eval_kl": "held-out KL",
     "eval_changed": "first passage changed",
 }

@@ -92,8 +92,9 @@ def biggest_moves(
             number, column = divmod(place, pool.shape[1])
             if len(chosen) == count or sign * size[number, column] <= 0:
                 break
-            ranks = (int(values[number, column]) for values in (pool, before, now))
-            chosen.setdefault(number, Move(number, *ranks, float(advantages[number, column])))
+            row, base_rank, rank = (int(values[number, column]) for values in (pool, before, now))
+            move = Move(number, row, base_rank, rank, float(advantages[number, column]))
+            chosen.setdefault(number, move)
         return list(chosen.values())
 
     return take(order, 1), take(order[::-1], -1)

@@ -1,11 +1,13 @@
-"""The figure that counts: held-out bits per byte of the first passage over the whole index."""
+"""The figures that count: on held-out examples, over the whole index, against the LM's own preferences."""
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,18 +19,37 @@ from sentence_transformers.base.evaluation import BaseEvaluator
 from replug_client.corpus.records import Example
 from replug_client.corpus.store import PassageStore
 from replug_client.retriever.encoder import encode_queries
-from replug_client.retriever.index import PassageIndex
-from replug_client.statistics import bits_per_byte, paired_bootstrap
+from replug_client.retriever.index import PassageIndex, Vectors
+from replug_client.statistics import PairedDifference, bits_per_byte, paired_bootstrap
 from replug_client.supervisor.prompts import PromptBuilder
 from replug_client.supervisor.protocol import Supervisor
-from replug_client.training.candidates import Rows
+from replug_client.training.candidates import NO_PASSAGE, Rows
 from replug_client.training.diagnostics import unique_share
 from replug_client.training.loss import ObjectiveOptions
-from replug_client.training.objectives import Direction, aggregate, kl_divergence, log_distribution
+from replug_client.training.moves import (
+    Move,
+    biggest_moves,
+    churn,
+    rank_table,
+    ranks_in,
+    reciprocal_ranks,
+)
+from replug_client.training.objectives import (
+    Direction,
+    aggregate,
+    kl_divergence,
+    log_distribution,
+    target_scores,
+)
+from replug_client.training.options import BestMetric
 
 PRIMARY_METRIC = "bits_per_byte"
 SELECTION = "selection"
+DEPTH = 100
+"""How far down the index a passage's rank is looked for; beyond it, its reciprocal rank counts as 0."""
+RECALL_DEPTH = 10
 _TIE_BREAK = 1e-6
+_MOVES_SHOWN = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +63,11 @@ class ValidationSet:
         builder: Makes prompts.
         supervisor: Scores them; through the cache a pair is scored once in the whole run.
         objective: Temperatures and direction, for the held-out divergence.
+        pool_rows: ``(n, M)`` corpus rows, ``NO_PASSAGE`` where there is none, among which the LM's own best is
+            looked for: candidates of every source that training has, or the base could not be improved on.
+            None takes ``base_rows``.
+        base_lists: ``(n, <= DEPTH)`` the base's list, deeper than ``base_rows``; None takes those.
+        best_metric: Which figure is the best checkpoint's.
     """
 
     examples: Sequence[Example]
@@ -50,6 +76,50 @@ class ValidationSet:
     builder: PromptBuilder
     supervisor: Supervisor
     objective: ObjectiveOptions
+    pool_rows: Rows | None = None
+    base_lists: Rows | None = None
+    best_metric: BestMetric = BestMetric.BITS_PER_BYTE
+
+    @property
+    def pool(self) -> Rows:
+        """``(n, M)``."""
+        return self.base_rows if self.pool_rows is None else self.pool_rows
+
+    @property
+    def lists(self) -> Rows:
+        """``(n, depth)``."""
+        return self.base_rows if self.base_lists is None else self.base_lists
+
+
+@dataclass(slots=True)
+class ValidationState:
+    """What the next validation and the report need of the last one; kept with each checkpoint.
+
+    Attributes:
+        step: Optimiser step of the last validation; -1 before the first.
+        first_rows: ``(n, <= 10)`` nested lists: what was found then.
+        depth: How far down the lists were looked at.
+        best_ranks: ``(6, 6)`` counts: ranks of the LM's best passages with the base (line) and then (column).
+        risen: The pairs that rose most since the base, as :class:`~replug_client.training.moves.Move` says.
+        fallen: Those that fell most.
+    """
+
+    step: int = -1
+    first_rows: list[list[int]] = field(default_factory=list)
+    depth: int = 0
+    best_ranks: list[list[int]] = field(default_factory=list)
+    risen: list[Move] = field(default_factory=list)
+    fallen: list[Move] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> ValidationState:
+        """What :meth:`to_json` gave."""
+        moves = {name: [Move(**move) for move in value[name]] for name in ("risen", "fallen")}
+        return cls(**(value | moves))
 
 
 @contextmanager
@@ -69,12 +139,19 @@ def full_precision(model: SentenceTransformer) -> Iterator[None]:
 class HeldOutLikelihood(BaseEvaluator):
     """Validation as sentence-transformers calls it: before, during and after training.
 
-    Metrics: ``bits_per_byte`` of the first passage that the current retriever finds in its index (primary,
-    lower is better); ``base_minus_current`` with ``low`` and ``high``, the paired difference to the base and
-    its 95 % bootstrap interval over documents; ``kl``, the objective on the base's own candidates;
-    ``changed``, the share of queries whose first passage is another one than the base's; ``unique``, the
-    share of distinct first passages (near 0 means collapse); ``selection``, what the best checkpoint has least
-    of: the bits per byte, ties decided by ``kl``.
+    Of the current retriever over its index, with the base beside it:
+
+    * ``bits_per_byte`` of the first passage (primary, lower is better); ``base_minus_current`` with ``_low``
+      and ``_high``: the paired difference to the base and its 95 % bootstrap interval over documents.
+    * ``recall_at_10`` and ``mrr``: whether and where the passage stands that the LM itself likes best of the
+      example's pool (``mrr``: mean of 1 / rank, 0 beyond rank 100); ``mrr_minus_base`` with its interval.
+    * ``expected_score``: mean over examples of the score expected under P over the pool, less the pool's mean:
+      0 is choosing blindly. In the score's own unit.
+    * ``kl``: the divergence of P and Q, on the base's own candidates.
+    * ``changed``: share of queries whose first passage is another one than the base's; ``churn``: share of the
+      first ten that were not there at the last validation (absent at the first); ``unique``: share of distinct
+      first passages (near 0 means collapse).
+    * ``selection``: what the best checkpoint has least of: the chosen figure, ties decided by ``kl``.
 
     Args:
         data: The validation set.
@@ -92,7 +169,9 @@ class HeldOutLikelihood(BaseEvaluator):
         self.greater_is_better = False
         self.primary_metric = PRIMARY_METRIC
         self.history: list[dict[str, float]] = []
-        self._data = data
+        self.state = ValidationState()
+        self.seconds = 0.0
+        self.data = data
         self._index_of = index_of
         self._batch_size = batch_size
 
@@ -100,56 +179,131 @@ class HeldOutLikelihood(BaseEvaluator):
         self, model: SentenceTransformer, output_path: str | None = None, epoch: float = -1, steps: int = -1
     ) -> dict[str, float]:
         """Evaluate ``model`` as it is now."""
-        data = self._data
+        began = time.perf_counter()
         index = self._index_of(model)
         with full_precision(model):
             vectors = encode_queries(
-                model, [example.query for example in data.examples], batch_size=self._batch_size
+                model, [example.query for example in self.data.examples], batch_size=self._batch_size
             )
-        rows = index.search(vectors, 1).rows
-        base, current = (-self._log_likelihoods(found) for found in (data.base_rows[:, :1], rows))
-        num_bytes = np.array([example.num_bytes for example in data.examples])
-        difference = paired_bootstrap(
-            base[:, 0] / math.log(2),
-            current[:, 0] / math.log(2),
-            num_bytes,
-            clusters=[example.document_id for example in data.examples],
+        found = index.search(vectors, self.data.lists.shape[1]).rows
+        figures = (
+            self._likelihood(found[:, :1])
+            | self._against_the_lms_best(found)
+            | self._distributions(vectors, index)
+            | self._stability(found)
         )
-        figures = {
-            PRIMARY_METRIC: bits_per_byte(current[:, 0], num_bytes),
-            "base_minus_current": difference.mean,
-            "kl": self._divergence(vectors, index),
-            "changed": float((rows[:, 0] != data.base_rows[:, 0]).mean()),
-            "unique": unique_share(rows),
-        }
-        if difference.low is not None and difference.high is not None:
-            figures |= {"base_minus_current_low": difference.low, "base_minus_current_high": difference.high}
-        figures[SELECTION] = figures[PRIMARY_METRIC] + _TIE_BREAK * figures["kl"]
+        figures[SELECTION] = selection(figures, self.data.best_metric)
+        self._keep(found, max(steps, 0))
         self.history.append({"step": float(max(steps, 0)), **figures})
+        self.seconds += time.perf_counter() - began
         return dict(figures)
 
-    def _divergence(self, vectors: npt.NDArray[np.float32], index: PassageIndex) -> float:
-        """Mean KL over the base's own candidates, in the objective's direction and temperatures."""
-        data, options = self._data, self._data.objective
-        passages = index.vectors(data.base_rows)
-        similarity = torch.from_numpy(np.einsum("nd,nkd->nk", vectors, passages))
-        log_p = log_distribution(similarity.double(), options.temperature_score)
-        log_q = log_distribution(self._target_scores(), options.temperature_gold)
-        first, second = (log_p, log_q) if options.kl is Direction.P_Q else (log_q, log_p)
-        return float(kl_divergence(first, second).mean())
+    def _likelihood(self, rows: Rows) -> dict[str, float]:
+        data = self.data
+        base, current = -self._base_log_likelihoods[:, 0], -self._log_likelihoods(rows)[:, 0]
+        num_bytes = np.array([example.num_bytes for example in data.examples])
+        gain = paired_bootstrap(
+            base / math.log(2), current / math.log(2), num_bytes, clusters=self._documents
+        )
+        return {
+            PRIMARY_METRIC: bits_per_byte(current, num_bytes),
+            **_with_interval("base_minus_current", gain),
+        }
 
-    def _target_scores(self) -> torch.Tensor:
-        data = self._data
-        return aggregate(
-            torch.from_numpy(self._log_likelihoods(data.base_rows)),
-            torch.tensor([len(example.continuation_ids) for example in data.examples]),
-            torch.tensor([example.num_bytes for example in data.examples]),
-            data.objective.score,
+    def _against_the_lms_best(self, found: Rows) -> dict[str, float]:
+        depth, best = found.shape[1], self._best_rows[:, None]
+        now, before = ranks_in(found, best)[:, 0], ranks_in(self.data.lists, best)[:, 0]
+        now_rr, before_rr = (reciprocal_ranks(ranks, depth) for ranks in (now, before))
+        gain = paired_bootstrap(now_rr, before_rr, np.ones(len(now)), clusters=self._documents)
+        return {
+            f"recall_at_{RECALL_DEPTH}": float((now <= min(RECALL_DEPTH, depth)).mean()),
+            "mrr": float(now_rr.mean()),
+            **_with_interval("mrr_minus_base", gain),
+        }
+
+    def _distributions(self, vectors: Vectors, index: PassageIndex) -> dict[str, float]:
+        """Mean KL over the base's own candidates, and the score expected under P over the pool."""
+        data, options = self.data, self.data.objective
+        log_p = self._log_p(vectors, index, data.base_rows)
+        values = torch.from_numpy(self._base_log_likelihoods)
+        scores = target_scores(values, *self._lengths, options.score, options.objective)
+        log_q = log_distribution(scores, options.temperature_gold)
+        first, second = (log_p, log_q) if options.kl is Direction.P_Q else (log_q, log_p)
+        expected = (self._log_p(vectors, index, data.pool).exp() * self._advantages).sum(dim=-1)
+        return {
+            "kl": float(kl_divergence(first, second).mean()),
+            "expected_score": float(expected.mean()),
+        }
+
+    def _log_p(self, vectors: Vectors, index: PassageIndex, rows: Rows) -> torch.Tensor:
+        mask = rows != NO_PASSAGE
+        passages = index.vectors(np.where(mask, rows, self.data.base_rows[:, :1]))
+        similarity = torch.from_numpy(np.einsum("nd,nkd->nk", vectors, passages)).double()
+        return log_distribution(similarity, self.data.objective.temperature_score, torch.from_numpy(mask))
+
+    def _stability(self, found: Rows) -> dict[str, float]:
+        figures = {
+            "changed": float((found[:, 0] != self.data.base_rows[:, 0]).mean()),
+            "unique": unique_share(found[:, :1]),
+        }
+        if self.state.first_rows:
+            figures["churn"] = churn(np.array(self.state.first_rows), found[:, :RECALL_DEPTH])
+        return figures
+
+    def _keep(self, found: Rows, step: int) -> None:
+        data, best = self.data, self._best_rows[:, None]
+        before, now = ranks_in(data.lists, data.pool), ranks_in(found, data.pool)
+        risen, fallen = biggest_moves(data.pool, before, now, self._advantages.numpy(), _MOVES_SHOWN)
+        self.state = ValidationState(
+            step,
+            found[:, :RECALL_DEPTH].tolist(),
+            found.shape[1],
+            rank_table(ranks_in(data.lists, best)[:, 0], ranks_in(found, best)[:, 0]).tolist(),
+            risen,
+            fallen,
+        )
+
+    @cached_property
+    def _documents(self) -> list[str]:
+        return [example.document_id for example in self.data.examples]
+
+    @cached_property
+    def _best_rows(self) -> Rows:
+        """``(n,)`` the pool's passage behind which the LM finds the continuation likeliest."""
+        pool = self.data.pool
+        values = np.where(pool == NO_PASSAGE, -np.inf, self._pool_log_likelihoods)
+        best: Rows = pool[np.arange(len(pool)), values.argmax(axis=1)]
+        return best
+
+    @cached_property
+    def _advantages(self) -> torch.Tensor:
+        """``(n, M)`` scores less the mean of their example's; 0 where there is no passage."""
+        mask = torch.from_numpy(self.data.pool != NO_PASSAGE)
+        values = torch.from_numpy(self._pool_log_likelihoods)
+        scores = aggregate(values, *self._lengths, self.data.objective.score).masked_fill(~mask, 0.0)
+        mean = scores.sum(dim=-1, keepdim=True) / mask.sum(dim=-1, keepdim=True)
+        return (scores - mean).masked_fill(~mask, 0.0)
+
+    @cached_property
+    def _base_log_likelihoods(self) -> npt.NDArray[np.float64]:
+        return self._log_likelihoods(self.data.base_rows)
+
+    @cached_property
+    def _pool_log_likelihoods(self) -> npt.NDArray[np.float64]:
+        return self._log_likelihoods(self.data.pool)
+
+    @cached_property
+    def _lengths(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """``(n,)`` tokens and ``(n,)`` bytes of the continuations."""
+        examples = self.data.examples
+        return (
+            torch.tensor([len(example.continuation_ids) for example in examples]),
+            torch.tensor([example.num_bytes for example in examples]),
         )
 
     def _log_likelihoods(self, rows: Rows) -> npt.NDArray[np.float64]:
-        """``(n, K)`` nats, of each example behind each of its rows."""
-        data = self._data
+        """``(n, K)`` nats, of each example behind each of its rows; 0 where there is none."""
+        data = self.data
         prompts = [
             data.builder.build(
                 data.store[int(row)].text,
@@ -159,10 +313,25 @@ class HeldOutLikelihood(BaseEvaluator):
             )
             for number, (example, own) in enumerate(zip(data.examples, rows, strict=True))
             for row in own
+            if row != NO_PASSAGE
         ]
-        scores = data.supervisor.score(prompts)
-        return np.array([score.log_likelihood for score in scores]).reshape(rows.shape)
+        values = np.zeros(rows.shape, dtype=np.float64)
+        values[rows != NO_PASSAGE] = [score.log_likelihood for score in data.supervisor.score(prompts)]
+        return values
 
     def get_config_dict(self) -> dict[str, Any]:
         """For the model card."""
-        return {"examples": len(self._data.examples)}
+        return {"examples": len(self.data.examples)}
+
+
+def selection(figures: dict[str, float], metric: BestMetric) -> float:
+    """The chosen figure so turned that less is better, ties decided by ``kl``."""
+    sign = 1.0 if metric.lower_is_better else -1.0
+    return sign * figures[metric.value] + _TIE_BREAK * figures["kl"]
+
+
+def _with_interval(name: str, difference: PairedDifference) -> dict[str, float]:
+    figures = {name: difference.mean}
+    if difference.low is not None and difference.high is not None:
+        figures |= {f"{name}_low": difference.low, f"{name}_high": difference.high}
+    return figures

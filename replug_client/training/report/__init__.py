@@ -1,0 +1,1 @@
+"""`report.html`: a training run as a page that needs nothing but a browser."""
