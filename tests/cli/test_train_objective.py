@@ -1,0 +1,89 @@
+"""The flags of the objective: what they become, and what is refused before anything is read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from replug_client.cli.app import main
+from replug_client.errors import OptionError
+from replug_client.training import run
+from replug_client.training.objectives import Denominator, Direction, Objective
+from replug_client.training.options import StepOptions, TargetOptions, TrainOptions
+
+
+def asked(monkeypatch: pytest.MonkeyPatch, *flags: str) -> tuple[int, TrainOptions | None]:
+    """The exit status, and the options that a run would have begun with."""
+    seen: list[TrainOptions] = []
+    monkeypatch.setattr(run, "train_retriever", seen.append)
+    needed = ["train", "--passages", "p", "--data", "d", "--passages_embeddings", "e", "--model", "m"]
+    with pytest.raises(SystemExit) as end:
+        main([*needed, *flags])
+    return int(end.value.code or 0), seen[0] if seen else None
+
+
+@pytest.mark.parametrize("flags", [[], ["--temperature_gold", "auto", "--temperature_score", "auto"]])
+def test_auto_is_what_is_done_without_the_flag(flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    code, options = asked(monkeypatch, *flags)
+    assert code == 0 and options is not None
+    assert options.target == TargetOptions()
+    assert (options.target.temperature_gold, options.target.kl) == (None, Direction.P_Q)
+
+
+def test_flags_reach_the_objective(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = "--objective loop --contrastive_weight 0.5 --temperature_gold 0.02"
+    code, options = asked(monkeypatch, *flags.split(), "--temperature_score", "5e-2")
+    assert code == 0 and options is not None
+    assert options.target == TargetOptions(
+        temperature_score=0.05,
+        temperature_gold=0.02,
+        kl=Direction.Q_P,
+        objective=Objective.LOOP,
+        contrastive_weight=0.5,
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "found"),
+    [
+        ("--temperature_gold warm", "expected auto or a number"),
+        ("--temperature_score -1", "--temperature_score -1.0: expected a positive number, or auto"),
+        ("--objective emdr", "marginal"),
+        ("--objective pdist --kl p-q", "leave --kl out"),
+        ("--contrastive_weight 1 --per_gpu_batch_size 1", "--index_negatives"),
+        ("--index_negatives 9", "--contrastive_weight"),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    flags: str, found: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, options = asked(monkeypatch, *flags.split())
+    assert (code, options) == (2, None)
+    assert found in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        {"contrastive_weight": 0.5},
+        {"denominator": Denominator.BATCH, "kl": Direction.Q_P},
+        {"denominator": Denominator.BATCH, "objective": Objective.MARGINAL},
+    ],
+)
+def test_index_negatives_join_what_the_batch_shares(target: dict[str, Any]) -> None:
+    assert TargetOptions(index_negatives=9, **target).index_negatives == 9
+    with pytest.raises(OptionError, match="--index_negatives -1"):
+        TargetOptions(index_negatives=-1, **target)
+
+
+def test_negatives_come_from_other_queries_other_processes_or_the_index() -> None:
+    def whole(steps: StepOptions, **target: Any) -> TrainOptions:
+        unread: dict[str, Any] = {"data": None, "encoder": None, "supervisor": None, "place": None}
+        return TrainOptions(**unread, target=TargetOptions(contrastive_weight=1.0, **target), steps=steps)
+
+    whole(StepOptions(batch_size=2))
+    whole(StepOptions(batch_size=1, processes=2))
+    whole(StepOptions(batch_size=1), index_negatives=5)
+    with pytest.raises(OptionError, match="larger batch"):
+        whole(StepOptions(batch_size=1))
