@@ -27,6 +27,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "replug_client.retriever": (*COMMON, "replug_client.corpus"),
     "replug_client.supervisor": (*COMMON, "replug_client.corpus"),
     "replug_client.training": (*COMMON, *_STAGES),
+    "replug_client.compat": (*COMMON, *_STAGES, "replug_client.training"),
     "replug_client.inference": (*COMMON, *_STAGES),
     "replug_client.evaluation": (*COMMON, *_STAGES),
     "replug_client.cli": ("replug_client", "server", "demo"),

@@ -95,6 +95,12 @@ class ArrayIndex:
 
     Raises:
         ArtefactError: no vectors, or rows that do not fit them.
+
+    Example:
+        >>> from replug_client.training import ArrayIndex
+        >>> index = ArrayIndex([[1.0, 0.0], [0.0, 1.0]])
+        >>> index.search([[0.6, 0.8]], k=2).rows.tolist()
+        [[1, 0]]
     """
 
     def __init__(self, vectors: npt.ArrayLike, rows: Rows | None = None) -> None:

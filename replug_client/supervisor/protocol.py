@@ -55,7 +55,19 @@ class Score:
 
 @runtime_checkable
 class Supervisor(Protocol):
-    """A black-box LM that scores continuations. Implementations are safe to call from several threads."""
+    """A black-box LM that scores continuations. Implementations are safe to call from several threads.
+
+    Example:
+        >>> from replug_client.training import Prompt, Supervisor
+        >>> from replug_client.training.toy import toy
+        >>> _, supervisor, tokenizer = toy(["to be or not"])  # open_supervisor gives a real one
+        >>> isinstance(supervisor, Supervisor)
+        True
+        >>> (score,) = supervisor.score([Prompt(tuple(tokenizer.encode("to be or not to")), num_continuation=2)])
+        >>> [round(float(value), 1) for value in score.token_log_probs]  # "not" is new, "to" stood before
+        [-3.0, -0.1]
+        >>> supervisor.close()
+    """
 
     @property
     def name(self) -> str:

@@ -62,6 +62,26 @@ class LSRDataCollator:
         frozen: Vectors of corpus rows; where given, passages are not encoded at all.
         negatives: Passages beside the candidates in P's denominator.
         processes: Which share each batch: its passages are those of all shares, encoded a part in each process.
+
+    Example:
+        >>> import numpy as np
+        >>> from replug_client.corpus.records import Example
+        >>> from replug_client.training import ArrayIndex, LSRDataCollator, LSRLoss, ObjectiveOptions, split_batch
+        >>> from replug_client.training.stream import ScoredCandidates
+        >>> from replug_client.training.toy import toy
+        >>> passages = ["paris lies in france", "cats chase mice"]
+        >>> model, supervisor, _ = toy([*passages, "capital"])
+        >>> scored = ScoredCandidates(  # of one example with two candidates; a stream, a file... has them
+        ...     rows=np.array([[0, 1]]), log_likelihoods=np.array([[-2.0, -5.0]]),
+        ...     num_tokens=np.array([1]), num_bytes=np.array([5]))
+        >>> collator = LSRDataCollator(
+        ...     model, [Example("d", "capital", "paris", (4,), (1,), 5)], lambda numbers: scored,
+        ...     frozen=ArrayIndex(model.encode_document(passages)))
+        >>> batch = collator([{"example": 0}])
+        >>> batch["passage_sentence_embedding"].shape, batch["label"].shape
+        (torch.Size([2, 32]), torch.Size([1, 2, 4]))
+        >>> LSRLoss(model, ObjectiveOptions())(*split_batch(batch)).backward()
+        >>> supervisor.close()
     """
 
     model: SentenceTransformer

@@ -83,7 +83,7 @@ class LSRLoss(nn.Module):
     gradient (:mod:`replug_client.training.grad_cache`).
 
     Example:
-        >>> from replug_client.training.loss import LSRLoss, ObjectiveOptions
+        >>> from replug_client.training import Objective, ObjectiveOptions
         >>> options = ObjectiveOptions(0.05, 0.02, objective=Objective.PDIST, contrastive_weight=0.5)
         >>> options.kl.value
         'q-p'

@@ -62,6 +62,41 @@ class LSRTrainer(SentenceTransformerTrainer):
         schedule: The order of the examples.
         hooks: Keep the candidates up with the weights.
         keywords: Passed on to the parent (``evaluator``, ``callbacks``, ...).
+
+    :class:`~replug_client.training.text_trainer.TrainerForLSR` puts all of it together from texts.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from sentence_transformers import SentenceTransformerTrainingArguments
+        >>> from transformers import PrinterCallback
+        >>> from replug_client.training import (
+        ...     ArrayIndex, LSRDataCollator, LSRLoss, LSRTrainer, ObjectiveOptions)
+        >>> from replug_client.training.schedule import Schedule
+        >>> from replug_client.training.stream import CandidateStream
+        >>> from replug_client.training.texts import TextCorpus, TextScorer
+        >>> from replug_client.training.toy import toy
+        >>> from replug_client.training.trainer import StreamHooks
+        >>> passages, folder = ["paris lies in france", "cats chase mice"], Path(tempfile.mkdtemp())
+        >>> model, supervisor, tokenizer = toy([*passages, "capital"])
+        >>> scorer = TextScorer(TextCorpus(passages), supervisor, tokenizer)
+        >>> examples = scorer.examples([{"query": "capital", "continuation": "paris"}])
+        >>> schedule = Schedule(num_examples=1, batch_size=1, seed=0)
+        >>> stream = CandidateStream(
+        ...     examples, schedule, scorer.prompt, supervisor, generation=2, total=4, folder=folder)
+        >>> index = ArrayIndex(model.encode_document(passages))
+        >>> everything = StreamHooks(stream, lambda numbers: np.tile([0, 1], (len(numbers), 1)), None, 1)
+        >>> trainer = LSRTrainer(
+        ...     model,
+        ...     SentenceTransformerTrainingArguments(
+        ...         str(folder), max_steps=4, save_strategy="no", report_to="none", disable_tqdm=True, use_cpu=True),
+        ...     LSRLoss(model, ObjectiveOptions()),
+        ...     LSRDataCollator(model, examples, stream.take, frozen=index), schedule, everything)
+        >>> trainer.remove_callback(PrinterCallback)
+        >>> trainer.train().global_step
+        4
+        >>> supervisor.close()
     """
 
     def __init__(

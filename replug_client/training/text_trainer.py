@@ -1,0 +1,204 @@
+"""A training run from plain texts in memory: the parts of `replug train`, put together for Python."""
+
+from __future__ import annotations
+
+import copy
+import math
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from sentence_transformers import SentenceTransformer
+from transformers import PrinterCallback
+
+from replug_client.corpus.store import PassageStore
+from replug_client.errors import OptionError
+from replug_client.retriever.asymmetric import combine
+from replug_client.retriever.encoder import encode_passages, encode_queries
+from replug_client.retriever.index import ArrayIndex, PassageIndex
+from replug_client.supervisor.protocol import StreamingSupervisor
+from replug_client.supervisor.tokenizer import SupervisorTokenizer
+from replug_client.training.arguments import LSRTrainingArguments
+from replug_client.training.callbacks import LogWithAdvice
+from replug_client.training.candidates import Rows
+from replug_client.training.collator import IndexNegatives, LSRDataCollator
+from replug_client.training.loss import LSRLoss, ObjectiveOptions
+from replug_client.training.options import Train
+from replug_client.training.schedule import Schedule
+from replug_client.training.stream import CandidateStream
+from replug_client.training.text_collator import miner_of
+from replug_client.training.texts import TextCorpus, TextScorer
+from replug_client.training.trainer import LSRTrainer, StreamHooks, freeze_word_embeddings, set_dropout
+from replug_client.training.validation import HeldOutLikelihood, ValidationSet
+
+_STATIC_GENERATION = 100
+
+
+class TrainerForLSR(LSRTrainer):
+    """Trains an encoder on pairs of texts: retrieval, scoring ahead of the steps, refresh and validation included.
+
+    A :class:`~sentence_transformers.SentenceTransformerTrainer` in all else: callbacks, mixed precision,
+    accumulation, checkpoints, ``resume_from_checkpoint``. One process; on several, run ``replug train``.
+
+    Args:
+        model: The encoder; it is trained in place.
+        args: Training arguments.
+        train_dataset: Rows with ``query`` and ``continuation``: a ``datasets.Dataset``, or a list.
+        eval_dataset: The same, held out; the figures of ``HeldOutLikelihood`` are then logged as ``eval_*``.
+            Where rows name their ``document``, intervals are over documents.
+        loss: An :class:`LSRLoss` over ``model``; None is REPLUG's own, with gamma and beta 0.1.
+        passages: The corpus, as texts.
+        supervisor: The LM that scores.
+        tokenizer: The supervisor's.
+        index: Over the passages, row for row; None embeds them with ``model`` now.
+        keywords: Passed on to the parents (``callbacks``, ``optimizers``, ...).
+
+    Raises:
+        CorpusError: rows or passages that are no texts.
+        OptionError: several processes, or a loss over another model.
+
+    Example:
+        >>> import tempfile
+        >>> from replug_client.training import LSRLoss, LSRTrainingArguments, ObjectiveOptions, TrainerForLSR
+        >>> from replug_client.training.toy import toy
+        >>> passages = ["paris lies in france", "rome lies in italy", "cats chase mice"]
+        >>> rows = [{"query": "capital of france", "continuation": "paris"},
+        ...         {"query": "capital of italy", "continuation": "rome"}]
+        >>> model, supervisor, tokenizer = toy(passages + [row["query"] for row in rows])
+        >>> args = LSRTrainingArguments(
+        ...     tempfile.mkdtemp(), max_steps=30, learning_rate=0.05, per_device_train_batch_size=2, use_cpu=True,
+        ...     n_docs=3, bm25_docs=0, random_docs=0, report_to="none", disable_tqdm=True, save_strategy="no")
+        >>> trainer = TrainerForLSR(
+        ...     model, args, rows, loss=LSRLoss(model, ObjectiveOptions(0.1, 1.0)),
+        ...     passages=passages, supervisor=supervisor, tokenizer=tokenizer)
+        >>> _ = trainer.train()
+        >>> found = trainer.index.search(model.encode_query([row["query"] for row in rows]), 1)
+        >>> [passages[row] for row in found.rows[:, 0]]
+        ['paris lies in france', 'rome lies in italy']
+        >>> trainer.save_retriever(args.output_dir)  # SentenceTransformer(args.output_dir) loads it
+        >>> supervisor.close()
+    """
+
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        args: LSRTrainingArguments,
+        train_dataset: Iterable[Mapping[str, Any]],
+        eval_dataset: Iterable[Mapping[str, Any]] | None = None,
+        loss: LSRLoss | None = None,
+        *,
+        passages: Sequence[str],
+        supervisor: StreamingSupervisor,
+        tokenizer: SupervisorTokenizer,
+        index: PassageIndex | None = None,
+        **keywords: Any,
+    ) -> None:
+        loss = loss or LSRLoss(model, ObjectiveOptions())
+        _check(model, args, loss)
+        set_dropout(model, args.dropout)
+        if not args.train_word_embeddings:
+            freeze_word_embeddings(model)
+        self._passages, self._corpus = passages, TextCorpus(passages)
+        self._scorer = TextScorer(
+            self._corpus,
+            supervisor,
+            tokenizer,
+            retrieved_max_length=args.retrieved_max_length,
+            separator=args.separator,
+        )
+        self._encoder, self._base = model, copy.deepcopy(model)
+        self._is_static = args.refresh_every == 0
+        self._frozen = args.train == Train.QUERY
+        self.index: PassageIndex = self._embedded() if index is None else index
+        self._miner = miner_of(self._corpus, passages, self.index, args.candidates, args.seed)
+        self._examples = self._scorer.examples(train_dataset)
+        self._folder = Path(str(args.output_dir)) / "candidates"
+        accumulation = args.gradient_accumulation_steps
+        schedule = Schedule(
+            len(self._examples), args.per_device_train_batch_size, args.data_seed or args.seed, accumulation
+        )
+        stream = self._stream(args, schedule, supervisor)
+        refresh = None if self._frozen or self._is_static else self._refresh
+        collator = LSRDataCollator(
+            model,
+            self._examples,
+            stream.take,
+            passage_texts=None if self._frozen else self._corpus.texts,
+            frozen=self.index if self._frozen else None,
+            negatives=IndexNegatives(self.index.rows, args.index_negatives, args.seed)
+            if args.index_negatives
+            else None,
+        )
+        if eval_dataset is not None:
+            keywords["evaluator"] = self._evaluator(eval_dataset, supervisor, args.n_docs, loss)
+        hooks = StreamHooks(stream, self._mine, refresh, accumulation)
+        super().__init__(model, args, loss, collator, schedule, hooks, **keywords)
+        # transformers' own printer says the same as LogWithAdvice, as raw dictionaries.
+        self.remove_callback(PrinterCallback)
+        self.add_callback(LogWithAdvice())
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **keywords: Any) -> Any:
+        """As the parent's; a run that begins anew forgets the candidates of an earlier one in the same folder."""
+        if not resume_from_checkpoint:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **keywords)
+
+    def save_retriever(self, folder: str | Path) -> None:
+        """Save what plain ``SentenceTransformer(folder)`` loads; ``query`` keeps the base's passage encoder."""
+        model = combine(self._encoder, self._base) if self._frozen else self._encoder
+        model.save_pretrained(str(folder))
+
+    def _stream(
+        self, args: LSRTrainingArguments, schedule: Schedule, supervisor: StreamingSupervisor
+    ) -> CandidateStream:
+        accumulation = args.gradient_accumulation_steps
+        steps_an_epoch = schedule.batches_per_epoch // accumulation
+        steps = args.max_steps if args.max_steps > 0 else math.ceil(steps_an_epoch * args.num_train_epochs)
+        return CandidateStream(
+            self._examples,
+            schedule,
+            self._scorer.prompt,
+            supervisor,
+            generation=(args.refresh_every or _STATIC_GENERATION) * accumulation,
+            total=steps * accumulation,
+            folder=self._folder,
+        )
+
+    def _mine(self, numbers: Rows) -> Rows:
+        queries = [self._examples[number].query for number in numbers]
+        vectors = encode_queries(self._base if self._is_static else self._encoder, queries)
+        return self._miner.mine(vectors, queries, numbers)
+
+    def _embedded(self) -> ArrayIndex:
+        return ArrayIndex(encode_passages(self._encoder, list(self._passages)))
+
+    def _refresh(self) -> None:
+        self.index = self._miner.index = self._embedded()
+
+    def _evaluator(
+        self, rows: Iterable[Mapping[str, Any]], supervisor: StreamingSupervisor, n_docs: int, loss: LSRLoss
+    ) -> HeldOutLikelihood:
+        examples = self._scorer.examples(rows)
+        vectors = encode_queries(self._base, [example.query for example in examples])
+        data = ValidationSet(
+            examples,
+            self.index.search(vectors, max(1, n_docs)).rows,
+            cast(PassageStore, self._corpus),  # of which a passage's text is all that is read
+            self._scorer.builder,
+            supervisor,
+            loss.options,
+        )
+        return HeldOutLikelihood(data, lambda _: self.index if self._frozen else self._embedded())
+
+
+def _check(model: SentenceTransformer, args: LSRTrainingArguments, loss: LSRLoss) -> None:
+    if args.world_size > 1:
+        raise OptionError(
+            f"TrainerForLSR runs in one process, and {args.world_size} were started. Run `replug train` under "
+            "torchrun or accelerate launch, which divides the scoring among them."
+        )
+    if loss.model is not model:
+        raise OptionError(
+            "the loss was made over another model than the one to train; make it with LSRLoss(model)"
+        )

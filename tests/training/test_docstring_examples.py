@@ -1,0 +1,48 @@
+"""The examples in the docstrings run as they stand, with nothing but what they import themselves."""
+
+from __future__ import annotations
+
+import doctest
+from importlib import import_module
+
+import pytest
+
+from replug_client import training
+
+MODULES = (
+    "replug_client.compat.fed_rag",
+    "replug_client.compat.rag_system",
+    "replug_client.training.toy",
+    *sorted({home for name, home in training._HOMES.items() if name not in ("Prompt", "Score")}),
+)
+MUST_HAVE = {
+    "DataCollatorForLSR",
+    "LSRDataCollator",
+    "LSRLoss",
+    "LSRTrainer",
+    "LSRTrainingArguments",
+    "RAGSystem",
+    "Supervisor",
+    "TrainerForLSR",
+    "ArrayIndex",
+    "toy",
+}
+
+
+def examples() -> list[doctest.DocTest]:
+    finder = doctest.DocTestFinder(exclude_empty=True, recurse=True)
+    found = [test for name in MODULES for test in finder.find(import_module(name), globs={})]
+    return [test for test in found if test.examples]
+
+
+@pytest.mark.parametrize("example", examples(), ids=lambda example: str(example.name).split(".", 1)[1])
+def test_an_example_runs_as_it_stands(example: doctest.DocTest) -> None:
+    report: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    result = runner.run(example, out=report.append)
+    assert result.attempted and not result.failed, "".join(report)
+
+
+def test_every_piece_of_the_public_interface_has_one() -> None:
+    named = {example.name.rsplit(".", 1)[1] for example in examples()}
+    assert named >= MUST_HAVE
