@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +12,13 @@ from sentence_transformers.base.sampler import DefaultBatchSampler
 from replug_client.errors import OptionError
 from replug_client.training.distributed import ALONE, Processes
 
+LEVELS = 10
+"""Parts, from the easiest examples to the hardest, that a curriculum goes through in the first epoch."""
+
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """The order of the examples over all epochs, a function of the seed alone.
+    """The order of the examples over all epochs: of the seed, and in the first epoch of a curriculum.
 
     Attributes:
         num_examples: Number of training examples.
@@ -24,12 +27,15 @@ class Schedule:
         seed: Seed of the shuffle.
         accumulation: Batches an optimiser step; an epoch is made of whole steps, so that the number of a
             step tells the number of its batch.
+        levels: ``(num_examples,)`` where there is a curriculum: the first epoch goes by them, from 0 upwards, at
+            random within each. Later epochs are the same as without.
     """
 
     num_examples: int
     batch_size: int
     seed: int
     accumulation: int = 1
+    levels: npt.NDArray[np.int64] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.num_examples < 1 or self.batch_size < 1:
@@ -55,7 +61,11 @@ class Schedule:
         """``(batches_per_epoch, <= batch_size)`` example numbers of one epoch."""
         order = np.random.default_rng([self.seed, epoch]).permutation(self.num_examples)
         size = min(self.batch_size, self.num_examples)
-        return order[: self.batches_per_epoch * size].reshape(self.batches_per_epoch, size)
+        # Cut before it is sorted: what no batch is full of is dropped at random, not because it is hard.
+        order = order[: self.batches_per_epoch * size]
+        if epoch == 0 and self.levels is not None:
+            order = order[np.argsort(self.levels[order], kind="stable")]
+        return order.reshape(self.batches_per_epoch, size)
 
     def batches(self, start: int, stop: int) -> npt.NDArray[np.int64]:
         """``(stop - start, batch)`` example numbers of the batches numbered ``start`` to ``stop`` - 1."""

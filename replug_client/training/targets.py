@@ -9,7 +9,7 @@ import torch
 
 from replug_client.retriever.encoder import encode_queries
 from replug_client.training.calibration import comparable, normalised_entropy, temperature_for_entropy
-from replug_client.training.candidates import NO_PASSAGE
+from replug_client.training.candidates import NO_PASSAGE, Rows
 from replug_client.training.loss import ObjectiveOptions
 from replug_client.training.objectives import Aggregation, log_distribution, target_scores
 from replug_client.training.options import TrainOptions
@@ -35,7 +35,8 @@ def calibrate(options: TrainOptions, prepared: Prepared) -> ObjectiveOptions:
     target = options.target
     gold, score = target.temperature_gold, target.temperature_score
     if gold is None or score is None:
-        similarity, values, mask = _sample_candidates(options, prepared)
+        numbers = prepared.schedule(options.steps).epoch(0).reshape(-1)[:_CALIBRATION_EXAMPLES]
+        similarity, values, mask = scored_candidates(options, prepared, numbers)
         if gold is None:
             chosen = temperature_for_entropy(values, target.gold_entropy, mask)
             gold = chosen.temperature
@@ -75,14 +76,19 @@ def _matching_temperature(
     return chosen.temperature
 
 
-def _sample_candidates(
-    options: TrainOptions, prepared: Prepared
+def scored_candidates(
+    options: TrainOptions, prepared: Prepared, numbers: Rows
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Similarities, aggregated scores and mask, each ``(examples, K)``, of the first examples' candidates."""
-    numbers = prepared.schedule(options.steps).epoch(0).reshape(-1)[:_CALIBRATION_EXAMPLES]
+    """The base's candidates of the ``(n,)`` numbered training examples, scored.
+
+    Returns:
+        Similarities under the base, the scores that Q is made of, and where there is a candidate at all: each
+        ``(n, K)``, the first two float64.
+    """
     examples = [prepared.sets.train[number] for number in numbers]
     vectors = encode_queries(prepared.base, [example.query for example in examples])
     rows = prepared.miner.mine(vectors, [example.query for example in examples], numbers)
+    rows = prepared.processes.same(rows)
     mask = rows != NO_PASSAGE
     log_likelihoods = prepared.log_likelihoods(numbers, rows)
     passages = prepared.index.vectors(np.where(mask, rows, prepared.indexed[0]))
