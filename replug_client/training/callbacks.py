@@ -148,6 +148,7 @@ class StepProgress(TrainerCallback):
 
 _SHOWN = {
     "loss": "loss",
+    "contrastive_loss": "InfoNCE",
     "p_entropy": "entropy P",
     "q_entropy": "Q",
     "rank_correlation": "rank correlation",

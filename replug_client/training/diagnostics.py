@@ -22,15 +22,21 @@ def batch_diagnostics(last: dict[str, Tensor]) -> dict[str, float]:
         ``uniform_targets``, ``one_hot_targets``: shares of examples whose Q says nothing, or names one passage
         only; ``rank_correlation``: mean Spearman correlation of P's order with Q's (ties by average rank;
         examples without any order are left out); ``expected_score``: mean over examples of the score expected
-        under P minus the candidates' mean score, in the score's own unit.
+        under P minus the candidates' mean score, in the score's own unit. All of it over the examples with at
+        least two candidates; one alone has nothing to agree or disagree with. ``contrastive_loss`` and
+        ``isotropy_loss``: the parts of the loss that were added to the objective, before their weight.
     """
-    mask, log_p, log_q = last["mask"], last["log_p"], last["log_q"]
+    parts = {f"{name}_loss": float(last[name]) for name in ("contrastive", "isotropy") if name in last}
+    compared = last["mask"].sum(-1) >= 2
+    if not bool(compared.any()):
+        return parts
+    mask, log_p, log_q = (last[name][compared] for name in ("mask", "log_p", "log_q"))
     q_entropy = normalised_entropy(log_q, mask)
     correlations = [
         rank_correlation(own_p[own], own_q[own]) for own_p, own_q, own in zip(log_p, log_q, mask, strict=True)
     ]
     defined = [value for value in correlations if value is not None]
-    scores = last["scores"].masked_fill(~mask, 0.0)
+    scores = last["scores"][compared].masked_fill(~mask, 0.0)
     mean_score = scores.sum(-1) / mask.sum(-1)
     expected = (log_p.double().exp() * scores).sum(-1)
     figures = {
@@ -42,7 +48,7 @@ def batch_diagnostics(last: dict[str, Tensor]) -> dict[str, float]:
     }
     if defined:
         figures["rank_correlation"] = float(np.mean(defined))
-    return figures
+    return figures | parts
 
 
 def rank_correlation(first: Tensor, second: Tensor) -> float | None:

@@ -58,6 +58,24 @@ def test_one_hot_targets_are_counted_and_no_order_gives_no_correlation() -> None
     assert "rank_correlation" not in figures
 
 
+def test_an_only_candidate_is_neither_one_hot_nor_uniform() -> None:
+    p, q = [[0.25, 0.75], [1.0, 0.0]], [[0.5, 0.5], [1.0, 0.0]]
+    both, first = (
+        batch_diagnostics(last(p[:lines], q[:lines], [[-1.0, -3.0], [-5.0, 99.0]][:lines]))
+        for lines in (2, 1)
+    )
+    assert both == first
+    assert both["one_hot_targets"] == 0.0
+    assert batch_diagnostics(last(p[1:], q[1:], [[-5.0, 99.0]])) == {}
+
+
+def test_the_parts_of_the_loss_are_told_apart() -> None:
+    left = last(p=[[0.5, 0.5]], q=[[1.0, 0.0]], scores=[[-1.0, -9.0]])
+    assert not [name for name in batch_diagnostics(left) if name.endswith("_loss")]
+    figures = batch_diagnostics(left | {"contrastive": torch.tensor(1.5), "isotropy": torch.tensor(0.25)})
+    assert (figures["contrastive_loss"], figures["isotropy_loss"]) == (1.5, 0.25)
+
+
 @settings(deadline=None)  # the first call imports SciPy
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=12))
 def test_rank_correlation_is_scipys(pairs: list[tuple[int, int]]) -> None:
