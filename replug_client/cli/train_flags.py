@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from replug_client.cli.flags import FILES
-from replug_client.training import objectives, options
+from replug_client.training import modes, objectives, options
 
 RETRIEVER = "Retriever"
 MODES = "Modes of --train"
@@ -77,7 +77,8 @@ TrainWhat = Annotated[
     options.Train,
     typer.Option(
         "--train",
-        help="query: passage vectors stay frozen; both: candidates are re-encoded in each step.",
+        help="query: passage vectors stay frozen; both: candidates are re-encoded in each step; head: a projection "
+        "after a frozen encoder.",
         rich_help_panel=RETRIEVER,
     ),
 ]
@@ -89,6 +90,93 @@ TrainWordEmbeddings = Annotated[
 ]
 
 # What each mode of --train has of its own
+ProjectionDim = Annotated[
+    int | None,
+    typer.Option(
+        "--projection_dim",
+        min=1,
+        help="--train head: numbers of the projected vectors; default the base's.",
+        rich_help_panel=MODES,
+    ),
+]
+HeadLayers = Annotated[
+    int,
+    typer.Option(
+        "--head_layers",
+        min=0,
+        help="--train head: train the query encoder's last layers too, so many of them.",
+        rich_help_panel=MODES,
+    ),
+]
+HeadLearningRate = Annotated[
+    float,
+    typer.Option(
+        "--head_learning_rate",
+        help="--train head: the projection's peak; --learning_rate is the layers'.",
+        rich_help_panel=MODES,
+    ),
+]
+LoraRank = Annotated[
+    int,
+    typer.Option(
+        "--lora_rank",
+        min=0,
+        help="--train query, both: low-rank updates of this rank are trained (needs peft); 0: the weights are.",
+        rich_help_panel=MODES,
+    ),
+]
+LoraAlpha = Annotated[
+    int | None,
+    typer.Option(
+        "--lora_alpha",
+        min=1,
+        help="Updates are scaled by alpha / rank; default twice the rank.",
+        rich_help_panel=MODES,
+    ),
+]
+RetrieveEvery = Annotated[
+    int | None,
+    typer.Option(
+        "--retrieve_every",
+        min=1,
+        help="--train both: steps between retrievals, a part of --refresh_every; default that.",
+        rich_help_panel=MODES,
+    ),
+]
+RefreshSchedule = Annotated[
+    modes.RefreshSchedule,
+    typer.Option(
+        "--refresh_schedule",
+        help="--train both: re-embed at N, 2N, 3N... or (doubling) at N, 2N, 4N... steps; N is --refresh_every.",
+        rich_help_panel=MODES,
+    ),
+]
+BackgroundRefresh = Annotated[
+    bool,
+    typer.Option(
+        "--background_refresh",
+        help="--train both: re-embed beside the training; two such runs are not the same.",
+        rich_help_panel=MODES,
+    ),
+]
+OverRetrieve = Annotated[
+    int,
+    typer.Option(
+        "--over_retrieve",
+        min=0,
+        help="--train both: take so many from an index that has aged, keep the best --n_docs by fresh vectors; 0: off.",
+        rich_help_panel=MODES,
+    ),
+]
+IsotropyWeight = Annotated[
+    float,
+    typer.Option(
+        "--isotropy_weight",
+        min=0.0,
+        help="Of SIGReg in the loss, which keeps vectors from collapsing; 0: off.",
+        rich_help_panel=MODES,
+    ),
+]
 GradCacheChunk = Annotated[
     int,
     typer.Option(
@@ -122,6 +210,16 @@ Stride = Annotated[
         "--stride",
         min=1,
         help="Tokens between training windows; default a window.",
+        rich_help_panel=EXAMPLES,
+    ),
+]
+ContinuationsPerQuery = Annotated[
+    int,
+    typer.Option(
+        "--continuations_per_query",
+        min=1,
+        help="Continuations of --pred_len tokens, one behind the other, that a training query has; each gets "
+        "candidates and a target of its own.",
         rich_help_panel=EXAMPLES,
     ),
 ]
@@ -277,6 +375,39 @@ Dropout = Annotated[
     float, typer.Option("--dropout", min=0.0, max=0.9, help="While training.", rich_help_panel=OPTIMISATION)
 ]
 Epochs = Annotated[int, typer.Option("--epochs", min=1, rich_help_panel=OPTIMISATION)]
+Curriculum = Annotated[
+    options.Curriculum,
+    typer.Option(
+        "--curriculum",
+        help="Order of the first epoch; easy-first scores all examples before the first step.",
+        rich_help_panel=OPTIMISATION,
+    ),
+]
+CurriculumBy = Annotated[
+    options.Easy,
+    typer.Option(
+        "--curriculum_by",
+        help="What is easy: the base's margin for the supervisor's best passage, or the spread of the scores.",
+        rich_help_panel=OPTIMISATION,
+    ),
+]
+MaxGradNorm = Annotated[
+    float,
+    typer.Option(
+        "--max_grad_norm",
+        min=0.0,
+        help="Scale longer gradients down to this length; 0: never.",
+        rich_help_panel=OPTIMISATION,
+    ),
+]
+GradientCheckpointing = Annotated[
+    bool,
+    typer.Option(
+        "--gradient_checkpointing",
+        help="Compute activations again in the backward pass: less memory, more time.",
+        rich_help_panel=OPTIMISATION,
+    ),
+]
 MaxSteps = Annotated[
     int | None,
     typer.Option("--max_steps", min=1, help="Stop after this many steps.", rich_help_panel=OPTIMISATION),
@@ -300,6 +431,32 @@ Keep = Annotated[
     options.Keep,
     typer.Option(
         "--keep", help="The weights that were best in validation, or the last.", rich_help_panel=OPTIMISATION
+    ),
+]
+BestMetric = Annotated[
+    options.BestMetric,
+    typer.Option(
+        "--best_metric",
+        help="The validation figure by which weights are best (--keep best, --early_stopping).",
+        rich_help_panel=OPTIMISATION,
+    ),
+]
+EarlyStopping = Annotated[
+    int,
+    typer.Option(
+        "--early_stopping",
+        min=0,
+        help="Stop after this many validations without a new best; 0: never.",
+        rich_help_panel=OPTIMISATION,
+    ),
+]
+StaleAfter = Annotated[
+    int,
+    typer.Option(
+        "--stale_after",
+        min=1,
+        help="Warn where the index or the candidates are older than this many steps.",
+        rich_help_panel=OPTIMISATION,
     ),
 ]
 Bf16 = Annotated[

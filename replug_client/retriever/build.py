@@ -46,7 +46,12 @@ def build_index(
     covered = sum(len(shard) for shard in shards) == len(store)
     if shards and covered and not differences(shards, model, store):
         return FaissIndex.from_shards(shards)
-    if has_projection(model) and shards and covered and not differences(shards, without_projection(model), store):
+    if (
+        has_projection(model)
+        and shards
+        and covered
+        and not differences(shards, without_projection(model), store)
+    ):
         return FaissIndex.from_vectors(project(model, [shard.vectors for shard in shards]))
     asked = embed or EmbedOptions()
     whole = EmbedOptions(dtype=asked.dtype, batch_size=asked.batch_size, compute_dtype=asked.compute_dtype)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -122,7 +122,8 @@ def first_weights(vectors: npt.NDArray[np.floating[Any]], dimension: int) -> Vec
     chosen = directions[:, ::-1][:, :dimension].T
     # The sign of a singular vector is arbitrary: fixed, so that machines agree.
     largest = np.take_along_axis(chosen, np.abs(chosen).argmax(axis=1)[:, None], axis=1)
-    return (chosen * np.sign(largest)).astype(np.float32)
+    weights: Vectors = (chosen * np.sign(largest)).astype(np.float32)
+    return weights
 
 
 def with_projection(base: SentenceTransformer, weights: npt.ArrayLike) -> ProjectedEncoder:
@@ -169,9 +170,9 @@ def _assembled(
     kind: type[Encoder], modules: OrderedDict[str, nn.Module], like: SentenceTransformer
 ) -> Encoder:
     return kind(
-        modules=modules,
+        modules=cast(Any, modules),  # sentence-transformers' own annotation leaves the names out
         device=str(like.device),
-        prompts=dict(like.prompts),
+        prompts={name: prompt or "" for name, prompt in like.prompts.items()},
         similarity_fn_name=like.similarity_fn_name,
         local_files_only=True,
     )

@@ -60,6 +60,7 @@ class LSRDataCollator:
         take: Gives the scored candidates of a batch of example numbers (``CandidateStream.take``).
         passage_texts: Texts of corpus rows; used where passages are encoded in each step.
         frozen: Vectors of corpus rows; where given, passages are not encoded at all.
+        base_queries: Vectors of example numbers; where given, queries are not encoded at all.
         negatives: Passages beside the candidates in P's denominator.
         processes: Which share each batch: its passages are those of all shares, encoded a part in each process.
 
@@ -89,6 +90,7 @@ class LSRDataCollator:
     take: Callable[[Rows], ScoredCandidates]
     passage_texts: Callable[[Rows], list[str]] | None = None
     frozen: FrozenPassages | None = None
+    base_queries: Callable[[Rows], npt.NDArray[np.float32]] | None = None
     negatives: IndexNegatives | None = None
     processes: Processes = ALONE
     valid_label_columns: list[str] = field(default_factory=lambda: ["label"])
@@ -103,7 +105,10 @@ class LSRDataCollator:
         scored = self.take(numbers)
         everyone = numbers if scored.batch_examples is None else scored.batch_examples
         passages, labels = label_tensor(scored, self.negatives.draw(everyone) if self.negatives else None)
-        batch = self._tokenised("query", [self.examples[number].query for number in numbers])
+        if self.base_queries is not None:
+            batch = {"query_sentence_embedding": torch.from_numpy(self.base_queries(numbers))}
+        else:
+            batch = self._tokenised("query", [self.examples[number].query for number in numbers])
         if self.frozen is not None:
             batch["passage_sentence_embedding"] = torch.from_numpy(self.frozen.vectors(passages).copy())
         else:

@@ -7,11 +7,14 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
+from replug_client.retriever.projection import ProjectedEncoder
 from replug_client.training.distributed import join_parts
 from replug_client.training.grad_cache import encode_in_chunks
+from replug_client.training.isotropy import sigreg
 from replug_client.training.objectives import (
     Aggregation,
     Denominator,
@@ -79,6 +82,10 @@ class LSRLoss(nn.Module):
 
     Similarities are dot products of the model's output: cosines, where the model normalises.
 
+    Of a :class:`~replug_client.retriever.projection.ProjectedEncoder` ``sentence_embedding`` is the base's, of
+    queries too where they come so, and is projected here with gradient. ``isotropy_weight`` adds
+    :func:`~replug_client.training.isotropy.sigreg` of the vectors that have a gradient.
+
     ``grad_cache_chunk`` above 0 encodes passages so many at a time, in the memory of one chunk and with the same
     gradient (:mod:`replug_client.training.grad_cache`).
 
@@ -90,12 +97,19 @@ class LSRLoss(nn.Module):
     """
 
     def __init__(
-        self, model: SentenceTransformer, options: ObjectiveOptions, *, grad_cache_chunk: int = 0
+        self,
+        model: SentenceTransformer,
+        options: ObjectiveOptions,
+        *,
+        grad_cache_chunk: int = 0,
+        isotropy_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.model = model
         self.options = options
         self._chunk = grad_cache_chunk
+        self._isotropy_weight = isotropy_weight
+        self._projects = isinstance(model, ProjectedEncoder)
         self.last: dict[str, Tensor] = {}
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> Tensor:
@@ -108,12 +122,18 @@ class LSRLoss(nn.Module):
         if columns is not None:
             passage_vectors = join_parts(passage_vectors, int(columns))
         similarity = query_vectors @ passage_vectors.T
-        return self.from_similarity(similarity, labels)
+        loss = self.from_similarity(similarity, labels)
+        if self._isotropy_weight:
+            moving = [vectors for vectors in (query_vectors, passage_vectors) if vectors.requires_grad]
+            isotropy = torch.stack([sigreg(vectors) for vectors in moving]).mean()
+            self.last["isotropy"] = isotropy.detach()
+            loss = loss + self._isotropy_weight * isotropy
+        return loss
 
     def _passage_vectors(self, passages: dict[str, Tensor]) -> Tensor:
-        if "input_ids" not in passages:
+        if "input_ids" not in passages and not self._projects:
             return passages["sentence_embedding"]
-        if self._chunk:
+        if self._chunk and "input_ids" in passages:
             return encode_in_chunks(self.model, passages, self._chunk)
         vectors: Tensor = self.model(passages)["sentence_embedding"]
         return vectors

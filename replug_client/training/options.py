@@ -26,6 +26,21 @@ class Train(StrEnum):
 
     QUERY = "query"  # the query encoder; passage vectors stay as they are (RA-DIT)
     BOTH = "both"  # one encoder for both; candidates are re-encoded in each step (REPLUG)
+    HEAD = "head"  # a projection after an encoder that stays; base vectors are kept
+
+
+class Curriculum(StrEnum):
+    """In which order the first epoch shows the examples; later epochs show them at random."""
+
+    NONE = "none"  # at random
+    EASY_FIRST = "easy-first"  # from the easiest part of them to the hardest
+
+
+class Easy(StrEnum):
+    """What an easy example is; both are measured before the first step."""
+
+    MARGIN = "margin"  # the base prefers, by much, the passage that the supervisor scores best
+    SPREAD = "spread"  # the supervisor's scores differ much, so that Q says something
 
 
 class Keep(StrEnum):
@@ -65,6 +80,8 @@ class DataOptions:
         pred_len: Supervisor tokens of the continuation.
         min_pred_len: A shorter last continuation is dropped.
         stride: Tokens from one window's start to the next; None is a whole window.
+        continuations: Continuations of ``pred_len`` tokens, one behind the other, that a training query has;
+            each is an example, with candidates and a target of its own.
         max_examples: At most this many training examples, drawn at random; None takes all.
         ngram_guard: Drop an example when a run of this many tokens also stands in a passage; 0 is off.
     """
@@ -79,6 +96,7 @@ class DataOptions:
     pred_len: int = 128
     min_pred_len: int = 16
     stride: int | None = None
+    continuations: int = 1
     max_examples: int | None = None
     ngram_guard: int = 0
 
@@ -146,6 +164,8 @@ class StepOptions:
         keep: Which weights the run ends with.
         dropout: Of the encoder while training.
         train_word_embeddings: Whether the input word embeddings are trained.
+        curriculum: Order of the first epoch.
+        curriculum_by: What is easy, where easy examples come first.
         max_grad_norm: Longer gradients are scaled down to this length; 0 leaves them as they are.
         gradient_checkpointing: Compute the encoder's activations again in the backward pass instead of keeping
             them: the same gradient in less memory.
@@ -167,6 +187,8 @@ class StepOptions:
     keep: Keep = Keep.BEST
     dropout: float = 0.0
     train_word_embeddings: bool = False
+    curriculum: Curriculum = Curriculum.NONE
+    curriculum_by: Easy = Easy.MARGIN
     max_grad_norm: float = 1.0
     gradient_checkpointing: bool = False
     bf16: bool = True
@@ -249,7 +271,12 @@ class TrainOptions:
     projection_size: int | None = None
 
     def __post_init__(self) -> None:
-        self.modes.check(self.steps.train)
+        self.modes.check(
+            self.steps.train,
+            refresh_every=self.steps.refresh_every,
+            n_docs=self.candidates.n_docs,
+            processes=self.steps.processes,
+        )
         chosen = self.watch.best_metric
         decides = self.steps.keep is Keep.BEST or self.watch.early_stopping
         if chosen is not BestMetric.BITS_PER_BYTE and not decides:
@@ -262,8 +289,8 @@ class TrainOptions:
                 "--contrastive_weight with --per_gpu_batch_size 1: other queries' passages are the negatives, and "
                 "there are none; take a larger batch, or --index_negatives"
             )
-        if self.target.index_negatives and self.steps.train is not Train.QUERY:
+        if self.target.index_negatives and self.steps.train is Train.BOTH:
             raise OptionError(
-                "--index_negatives needs --train query: passages that are encoded in each step cannot be drawn by the "
-                "thousand"
+                "--index_negatives needs --train query or head: passages that are encoded in each step cannot be "
+                "drawn by the thousand"
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ from sentence_transformers import SentenceTransformer
 from replug_client.corpus.records import Example
 from replug_client.corpus.store import PassageStore
 from replug_client.errors import OptionError
-from replug_client.retriever.asymmetric import is_asymmetric, query_encoder_of
+from replug_client.retriever.asymmetric import is_asymmetric
 from replug_client.retriever.encoder import check_projection_size, load_encoder
 from replug_client.retriever.index import FaissIndex, PassageIndex, check_fresh
 from replug_client.retriever.lexical import LexicalIndex
@@ -26,7 +26,7 @@ from replug_client.training.data import ExampleSets, load_examples
 from replug_client.training.distributed import ALONE, Processes
 from replug_client.training.options import StepOptions, Train, TrainOptions
 from replug_client.training.schedule import Schedule
-from replug_client.training.trainer import freeze_word_embeddings, set_dropout
+from replug_client.training.trainable import trainable_encoder
 
 _TEXTS_AT_ONCE = 4096
 
@@ -65,10 +65,10 @@ class Prepared:
         label = f"query {example.query[:40]!r} of document {example.document_id!r}, passage {passage.id!r}"
         return self.builder.build(passage.text, example.query_ids, example.continuation_ids, label)
 
-    def schedule(self, steps: StepOptions) -> Schedule:
+    def schedule(self, steps: StepOptions, levels: Rows | None = None) -> Schedule:
         """The order of the training examples, in batches of all processes together."""
         size = steps.batch_size * steps.processes
-        return Schedule(len(self.sets.train), size, steps.seed, steps.accumulation)
+        return Schedule(len(self.sets.train), size, steps.seed, steps.accumulation, levels)
 
     def log_likelihoods(self, numbers: Rows, rows: Rows) -> npt.NDArray[np.float64]:
         """Ask the supervisor for the scores of training examples; each process for those that it owns.
@@ -124,25 +124,8 @@ def prepare(
     sets = load_examples(options.data, store, tokenizer, options.steps.seed)
     lexical = LexicalIndex(_texts(store, index.rows)) if options.candidates.bm25_docs else None
     miner = CandidateMiner(index, lexical, index.rows, options.candidates, options.steps.seed)
-    model = _trained(options, base.device.type)
+    model = trainable_encoder(options, base, index)
     return Prepared(model, base, store, index, index.rows, supervisor, builder, sets, miner, processes)
-
-
-def _trained(options: TrainOptions, device: str) -> SentenceTransformer:
-    """A second copy of the encoder, whose weights will move."""
-    encoder = options.encoder
-    if device == "cpu" and options.steps.bf16 and encoder.attn_implementation is None:
-        # On a CPU the backward pass of fused attention is twice as slow in bfloat16 as the plain one.
-        encoder = replace(encoder, attn_implementation="eager")
-    model = load_encoder(encoder)
-    if options.steps.train is Train.QUERY:
-        model = query_encoder_of(model)
-    set_dropout(model, options.steps.dropout)
-    if options.steps.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    if not options.steps.train_word_embeddings:
-        freeze_word_embeddings(model)
-    return model
 
 
 def _texts(store: PassageStore, rows: Rows) -> Iterator[str]:

@@ -11,35 +11,32 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
-from sentence_transformers.base.evaluation import BaseEvaluator, SequentialEvaluator
+from sentence_transformers import SentenceTransformerTrainingArguments
 from transformers import PrinterCallback, set_seed
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 from replug_client.corpus.store import PassageStore
 from replug_client.progress import mute, progress
-from replug_client.retriever.asymmetric import combine
-from replug_client.retriever.encoder import ComputeDtype, encode_passages, encode_queries
-from replug_client.retriever.index import ArrayIndex, PassageIndex
+from replug_client.retriever.projection import PROJECTION
 from replug_client.supervisor.open import open_supervisor
 from replug_client.training import record
-from replug_client.training.callbacks import CompleteCheckpoints, LogWithAdvice, StepProgress
-from replug_client.training.candidates import Rows
+from replug_client.training.alarms import alarms_of
+from replug_client.training.callbacks import CompleteCheckpoints, StepProgress
 from replug_client.training.collator import IndexNegatives, LSRDataCollator
+from replug_client.training.curriculum import levels
 from replug_client.training.distributed import Processes
 from replug_client.training.loss import LSRLoss, ObjectiveOptions
-from replug_client.training.options import Keep, Train, TrainOptions
+from replug_client.training.options import Curriculum, Keep, Train, TrainOptions
 from replug_client.training.prepare import Prepared, prepare
+from replug_client.training.refresh import Refresher
 from replug_client.training.stream import CandidateStream
 from replug_client.training.targets import calibrate
-from replug_client.training.trainer import LSRTrainer, StreamHooks, set_dropout
-from replug_client.training.validation import (
-    PRIMARY_METRIC,
-    SELECTION,
-    HeldOutLikelihood,
-    ValidationSet,
-)
+from replug_client.training.trainable import tuned_encoder
+from replug_client.training.trainer import LSRTrainer, StreamHooks
+from replug_client.training.validation import PRIMARY_METRIC, SELECTION
+from replug_client.training.watching import open_evaluator, stopped_at, watchers
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +89,10 @@ def _train(options: TrainOptions, processes: Processes) -> Path:
                 record.keep_supervisor(folder, supervisor.identity)
         processes.wait()
         scored = bars.enter_context(progress("scoring", None, "pairs"))
-        trainer, stream = build_trainer(options, prepared, objective, scored, begins=checkpoint is None)
+        ends_at = stopped_at(checkpoint, options.watch.early_stopping)
+        trainer, stream = build_trainer(
+            options, prepared, objective, scored, begins=checkpoint is None, ends_at=ends_at
+        )
         logger.info(
             "%s", f"resuming from {checkpoint.name}" if checkpoint else "training from the base encoder"
         )
@@ -104,16 +104,19 @@ def _train(options: TrainOptions, processes: Processes) -> Path:
         if not processes.is_first:
             return folder
         save_tuned(options.steps.train, prepared, folder)
+        history = trainer.state.log_history
         figures = {
             "seconds": round(time.time() - began, 1),
             "seconds_retrieving": round(stream.timings.retrieving, 1),
             "seconds_waiting_for_scores": round(stream.timings.waiting_for_scores, 1),
+            "seconds_scoring": round(stream.timings.scoring.seconds, 1),
             "steps": trainer.state.global_step,
             "best_step": _best_step(trainer)
             if options.steps.keep is Keep.BEST
             else trainer.state.global_step,
             "validation": _history(trainer),
-            "log": [entry for entry in trainer.state.log_history if "loss" in entry],
+            "alarms": [asdict(alarm) for alarm in alarms_of(history, options.watch.stale_after)],
+            "log": [entry for entry in history if "loss" in entry],
             "scores": dict(scores),
             "examples": prepared.sets.counts,
         }
@@ -131,22 +134,30 @@ def build_trainer(
     on_scored: Callable[[int], None],
     *,
     begins: bool = True,
+    ends_at: int | None = None,
 ) -> tuple[LSRTrainer, CandidateStream]:
-    """The trainer with its stream, collator, loss and validation; ``begins`` is false where a run goes on."""
+    """The trainer with its stream, collator, loss and validation.
+
+    ``begins`` is false where a run goes on, and ``ends_at`` the step where that had stopped early already.
+    """
     steps = options.steps
-    schedule = prepared.schedule(options.steps)
-    total_steps = steps.max_steps or schedule.batches_per_epoch // steps.accumulation * steps.epochs
-    refresher = _Refresher(options, prepared)
+    by_level = steps.curriculum is Curriculum.EASY_FIRST
+    schedule = prepared.schedule(steps, levels(options, prepared) if by_level else None)
+    total_steps = (
+        ends_at or steps.max_steps or schedule.batches_per_epoch // steps.accumulation * steps.epochs
+    )
+    batches = total_steps * steps.accumulation
+    refresher = Refresher(options, prepared, lambda: np.unique(schedule.batches(0, batches)))
     local = options.supervisor.kind == "local"
     static = _LOCAL_GENERATION if local else _STATIC_GENERATION
-    generation = (steps.refresh_every or static) * steps.accumulation
+    generation = (options.modes.retrieve_every or steps.refresh_every or static) * steps.accumulation
     stream = CandidateStream(
         prepared.sets.train,
         schedule,
         prepared.prompt,
         prepared.supervisor,
         generation=generation,
-        total=total_steps * steps.accumulation,
+        total=batches,
         folder=options.place.output_dir / "candidates",
         batches_per_submission=generation if local else 1,
         on_scored=on_scored,
@@ -155,24 +166,28 @@ def build_trainer(
     hooks = StreamHooks(
         stream,
         refresher.mine,
-        refresher.refresh,
+        None,
         steps.accumulation,
         prepared.processes,
         refresher.prepare_validation,
+        keep_up=refresher.keep_up if refresher.moves else None,
+        index_age=refresher.index_age if refresher.moves else None,
+        close=refresher.close,
     )
-    frozen = steps.train is Train.QUERY
+    frozen = steps.train is not Train.BOTH
     collator = LSRDataCollator(
         prepared.model,
         prepared.sets.train,
         stream.take,
         passage_texts=None if frozen else prepared.store.texts,
         frozen=prepared.index if frozen else None,
+        base_queries=refresher.base_queries,
         negatives=IndexNegatives(prepared.indexed, options.target.index_negatives, steps.seed)
         if options.target.index_negatives
         else None,
         processes=prepared.processes,
     )
-    evaluator = _evaluator(options, prepared, objective, refresher)
+    evaluator = open_evaluator(options, prepared, objective, refresher.current_index)
     trainer = LSRTrainer(
         prepared.model,
         _arguments(
@@ -182,13 +197,18 @@ def build_trainer(
             begins=begins,
             on_cpu=prepared.model.device.type == "cpu",
         ),
-        LSRLoss(prepared.model, objective, grad_cache_chunk=options.modes.grad_cache_chunk),
+        LSRLoss(
+            prepared.model,
+            objective,
+            grad_cache_chunk=options.modes.grad_cache_chunk,
+            isotropy_weight=options.modes.isotropy_weight,
+        ),
         collator,
         schedule,
         hooks,
         evaluator=evaluator,
         callbacks=[
-            LogWithAdvice(),
+            *watchers(options, prepared, evaluator, stream.timings, lambda: refresher.seconds),
             CompleteCheckpoints(prepared.processes),
             StepProgress(),
             _tensorboard(options),
@@ -197,73 +217,6 @@ def build_trainer(
     # transformers' own printer says the same as LogWithAdvice, as raw dictionaries.
     trainer.remove_callback(PrinterCallback)
     return trainer, stream
-
-
-class _Refresher:
-    """Keeps candidates, and where passages are trained too their index, up with the weights."""
-
-    def __init__(self, options: TrainOptions, prepared: Prepared) -> None:
-        self._options = options
-        self._prepared = prepared
-        self._miner = prepared.miner
-        self._dtype: ComputeDtype = "bfloat16" if options.steps.bf16 else "float32"
-        self._static = options.steps.refresh_every == 0
-        moves = options.steps.train is Train.BOTH and not self._static
-        self.refresh: Callable[[], None] | None = self._reindex if moves else None
-        self._index: PassageIndex = prepared.index
-
-    def mine(self, numbers: Rows) -> Rows:
-        """Candidates of the numbered examples under the retriever as it is now (static: as the base was)."""
-        prepared = self._prepared
-        encoder = prepared.base if self._static else prepared.model
-        queries = [prepared.sets.train[number].query for number in numbers]
-        return self._miner.mine(
-            encode_queries(encoder, queries, dtype=self._dtype, description="retrieving"), queries, numbers
-        )
-
-    def current_index(self, _: SentenceTransformer) -> PassageIndex:
-        """What :meth:`prepare_validation` made ready."""
-        return self._index
-
-    def prepare_validation(self) -> None:
-        """Ready the index for the model as it is: the base's where passages are frozen, else one of its own."""
-        if self._options.steps.train is not Train.QUERY:
-            self._index = self._embed_anew()
-
-    def _embed_anew(self) -> PassageIndex:
-        indexed, store = self._prepared.indexed, self._prepared.store
-        vectors = self._prepared.processes.divide(
-            len(indexed),
-            lambda positions: encode_passages(
-                self._prepared.model,
-                store.texts(indexed[positions]),
-                dtype=self._dtype,
-                description="re-embedding the passages",
-            ),
-        )
-        return ArrayIndex(vectors, indexed)
-
-    def _reindex(self) -> None:
-        began = time.perf_counter()
-        self._miner.index = self._embed_anew()
-        logger.info("re-embedded %d passages in %.1f s", len(self._miner.index), time.perf_counter() - began)
-
-
-def _evaluator(
-    options: TrainOptions, prepared: Prepared, objective: ObjectiveOptions, refresher: _Refresher
-) -> BaseEvaluator | None:
-    examples = prepared.sets.validation
-    if not examples:
-        logger.warning("no validation examples: the last weights are kept, whether they help or not")
-        return None
-    if not prepared.processes.is_first:
-        return SequentialEvaluator([])  # never called: the first process validates
-    vectors = encode_queries(prepared.base, [example.query for example in examples])
-    base_rows = prepared.index.search(vectors, max(1, options.candidates.n_docs)).rows
-    data = ValidationSet(
-        examples, base_rows, prepared.store, prepared.builder, prepared.supervisor, objective
-    )
-    return HeldOutLikelihood(data, refresher.current_index)
 
 
 def _arguments(
@@ -278,6 +231,7 @@ def _arguments(
         per_device_train_batch_size=steps.batch_size,
         gradient_accumulation_steps=steps.accumulation,
         learning_rate=steps.learning_rate,
+        learning_rate_mapping=_learning_rates(options),
         weight_decay=steps.weight_decay,
         max_grad_norm=steps.max_grad_norm,
         warmup_steps=steps.warmup_ratio,
@@ -307,6 +261,13 @@ def _arguments(
     )
 
 
+def _learning_rates(options: TrainOptions) -> dict[str, float]:
+    """Learning rates of their own, by a regular expression of the parameters' names."""
+    if options.steps.train is not Train.HEAD:
+        return {}
+    return {rf"\b{PROJECTION}\.": options.modes.head_learning_rate}
+
+
 def _tensorboard(options: TrainOptions) -> TensorBoardCallback:
     """TensorBoard's files beside the model, unless ``TENSORBOARD_LOGGING_DIR`` says otherwise."""
     callback = TensorBoardCallback()  # type: ignore[no-untyped-call]
@@ -316,9 +277,7 @@ def _tensorboard(options: TrainOptions) -> TensorBoardCallback:
 
 def save_tuned(train: Train, prepared: Prepared, folder: Path) -> None:
     """Save what plain ``SentenceTransformer(folder)`` loads; ``query`` keeps the base's passage encoder."""
-    set_dropout(prepared.model, 0.0)
-    model = combine(prepared.model, prepared.base) if train is Train.QUERY else prepared.model
-    model.save_pretrained(str(folder))
+    tuned_encoder(train, prepared.model, prepared.base).save_pretrained(str(folder))
 
 
 def _best_step(trainer: LSRTrainer) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -22,6 +23,7 @@ from replug_client.training.candidates import Rows
 from replug_client.training.collator import EXAMPLE_COLUMN, LSRDataCollator
 from replug_client.training.diagnostics import RunningMeans, batch_diagnostics, unique_share
 from replug_client.training.distributed import ALONE, Processes
+from replug_client.training.lora import has_lora, load_updates, save_updates
 from replug_client.training.loss import LSRLoss
 from replug_client.training.schedule import Schedule, ScheduleSampler
 from replug_client.training.stream import CandidateStream
@@ -38,6 +40,11 @@ class StreamHooks:
         accumulation: Batches an optimiser step.
         processes: Which share the batches.
         before_validation: Called by every process before the first one validates.
+        keep_up: Instead of ``refresh``, for what is not done at each retrieval: sees to the passages' index before
+            the one at this optimiser step, and before the first one of a run that goes on there.
+        index_age: Optimiser steps, at this one, since the weights that the passages' index is of; None where it
+            never changes.
+        close: Called when the training ends, however it does.
     """
 
     stream: CandidateStream
@@ -46,6 +53,9 @@ class StreamHooks:
     accumulation: int
     processes: Processes = ALONE
     before_validation: Callable[[], None] | None = None
+    keep_up: Callable[[int], None] | None = None
+    index_age: Callable[[int], int] | None = None
+    close: Callable[[], None] | None = None
 
 
 class LSRTrainer(SentenceTransformerTrainer):
@@ -123,6 +133,14 @@ class LSRTrainer(SentenceTransformerTrainer):
         )
         self.add_callback(_StreamCallback(hooks))
 
+    def train(self, *arguments: Any, **keywords: Any) -> Any:
+        """The parent's; what runs beside it ends with it."""
+        try:
+            return super().train(*arguments, **keywords)
+        finally:
+            if self._hooks.close is not None:
+                self._hooks.close()
+
     def get_batch_sampler(self, *_: Any, **__: Any) -> DefaultBatchSampler:
         """The schedule's own order, which the candidate stream knows too."""
         return ScheduleSampler(self._schedule, self._hooks.stream.total, self._hooks.processes)
@@ -163,7 +181,22 @@ class LSRTrainer(SentenceTransformerTrainer):
             logs |= self._means.flush(self._hooks.processes)
             logs["unique_first_passages"] = unique_share(self._hooks.stream.first_rows)
             logs["staleness_steps"] = float(self.state.global_step % self._steps_a_generation())
+            if self._hooks.index_age is not None:
+                logs["index_age_steps"] = float(self._hooks.index_age(self.state.global_step))
         super().log(logs, start_time)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """The parent's, a whole model; of low-rank updates, these alone."""
+        if not has_lora(self.model):
+            super()._save(output_dir, state_dict)
+            return
+        save_updates(self.model, Path(output_dir or str(self.args.output_dir)))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if not has_lora(self.model):
+            super()._load_from_checkpoint(resume_from_checkpoint)
+            return
+        load_updates(self.model, Path(resume_from_checkpoint))
 
     def _steps_a_generation(self) -> int:
         return max(1, self._hooks.stream.generation // self._hooks.accumulation)
@@ -193,7 +226,9 @@ class _StreamCallback(TrainerCallback):
 
     def _refresh(self, step: int) -> None:
         """Re-embed at the start of each generation but the first, whose index is the base's own."""
-        if self._hooks.refresh is not None and step and step % self._steps == 0 and step != self._refreshed:
+        if self._hooks.keep_up is not None:
+            self._hooks.keep_up(step)
+        elif self._hooks.refresh is not None and step and step % self._steps == 0 and step != self._refreshed:
             self._hooks.refresh()
             self._refreshed = step
 

@@ -1,0 +1,155 @@
+"""`replug train` in each mode: what moves, what is saved, and that a run goes on as if it had not stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from replug_client.cli.app import main
+from replug_client.retriever.encoder import EncoderOptions, encode_passages, load_encoder
+from replug_client.retriever.projection import project
+from replug_client.training import refresh
+from replug_client.training.callbacks import CompleteCheckpoints
+from tests.cli.test_train import (
+    QUERIES,
+    assert_same_weights,
+    basic,
+    place,  # noqa: F401  (a fixture)
+    read_run,
+    replug,
+    tuned,
+)
+
+
+def short(place: Path, output: str, *options: str) -> list[str]:  # noqa: F811
+    command = [*basic(place, output), "--max_steps", "6", "--max_validation", "2", "--max_examples", "8"]
+    drop = command.index("--projection_size")
+    return [*command[:drop], *command[drop + 2 :], *options]
+
+
+def interrupted(monkeypatch: pytest.MonkeyPatch, command: list[str], step: int) -> None:
+    """Run the command until the checkpoint of this step is whole."""
+    mark = CompleteCheckpoints.on_save
+
+    def stop(self, args, state, control, **keywords):  # type: ignore[no-untyped-def]
+        mark(self, args, state, control, **keywords)
+        if state.global_step == step:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CompleteCheckpoints, "on_save", stop)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            main(command)
+
+
+def test_a_head_is_trained_over_an_encoder_that_stays(
+    place: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = ["--train", "head", "--projection_dim", "8", "--head_learning_rate", "0.02"]
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("a passage was encoded")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(refresh, "encode_passages", never)
+        assert replug(*short(place, "head", *options)) == 0
+    base, model = tuned(place / "encoder"), tuned(place / "head")
+    assert model.get_embedding_dimension() == 8
+    kept = dict(base.named_parameters())
+    assert all(
+        np.array_equal(kept[name].detach(), value.detach())
+        for name, value in model.named_parameters()
+        if name in kept
+    )
+    vectors = base.encode_document(QUERIES)
+    np.testing.assert_allclose(model.encode_document(QUERIES), project(model, [vectors]), atol=1e-6)
+    weights = model.get_parameter("projection.linear.weight").detach().numpy()
+    assert np.abs(weights @ weights.T - np.eye(8)).max() > 0.01, (
+        "it began with orthonormal rows, and has not moved"
+    )
+    record = read_run(place / "head")
+    assert record["options"]["modes"]["projection_dim"] == 8
+    assert record["figures"]["log"][-1]["index_age_steps"] == 3.0
+    # The same again, stopped and gone on with.
+    command = short(place, "head-cut", *options)
+    interrupted(monkeypatch, command, 4)
+    assert replug(*command, "--resume") == 0
+    assert_same_weights(place / "head", place / "head-cut")
+
+
+def test_last_layers_are_trained_for_queries_only(place: Path) -> None:  # noqa: F811
+    options = ["--train", "head", "--head_layers", "1", "--isotropy_weight", "0.1", "--index_negatives", "5"]
+    options += ["--kl", "q-p", "--denominator", "batch"]
+    assert replug(*short(place, "layers", *options)) == 0
+    base, model = load_encoder(EncoderOptions(str(place / "encoder"), device="cpu")), tuned(place / "layers")
+    expected = project(model, [encode_passages(base, QUERIES)])
+    np.testing.assert_allclose(model.encode_document(QUERIES), expected, atol=1e-6)
+    projected = project(model, [base.encode_query(QUERIES)])
+    assert np.abs(model.encode_query(QUERIES) - projected).max() > 1e-3, "the layer has not moved"
+
+
+def test_lora_is_saved_merged_and_goes_on(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    options = ["--lora_rank", "2", "--learning_rate", "0.01"]
+    assert replug(*short(place, "lora", *options)) == 0
+    base, model = tuned(place / "encoder"), tuned(place / "lora")
+    assert np.abs(model.encode_query(QUERIES) - base.encode_query(QUERIES)).max() > 1e-3
+    np.testing.assert_array_equal(model.encode_document(QUERIES), base.encode_document(QUERIES))
+    assert not any("lora" in name for name, _ in model.named_parameters())
+    checkpoint = place / "lora" / "checkpoints" / "checkpoint-6"
+    assert (checkpoint / "lora.safetensors").exists() and not list(checkpoint.rglob("model.safetensors"))
+    command = short(place, "lora-cut", *options)
+    interrupted(monkeypatch, command, 4)
+    assert replug(*command, "--resume") == 0
+    assert_same_weights(place / "lora", place / "lora-cut")
+
+
+def test_a_seldom_refreshed_index_is_found_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """Retrieval at each step, re-embedding after 1, 2 and 4 of them; what has aged is re-ranked."""
+    options = ["--train", "both", "--no_bf16", "--refresh_every", "1", "--refresh_schedule", "doubling"]
+    options += ["--over_retrieve", "6", "--lora_rank", "2", "--learning_rate", "0.01", "--keep", "last"]
+    assert replug(*short(place, "both", *options)) == 0
+    ages = [entry["index_age_steps"] for entry in read_run(place / "both")["figures"]["log"]]
+    assert ages == [0.0, 0.0, 1.0, 0.0, 1.0, 2.0]
+    assert [path.name for path in (place / "both" / "refreshed").iterdir()]
+    command = short(place, "both-cut", *options, "--eval_every", "3")
+    interrupted(monkeypatch, command, 3)
+    assert (
+        sorted(path.name for path in (place / "both-cut" / "refreshed").iterdir())[-1]
+        == "passages_00000002.npy"
+    )
+    assert replug(*command, "--resume") == 0
+    assert_same_weights(place / "both", place / "both-cut")
+    model = tuned(place / "both")
+    np.testing.assert_allclose(model.encode_document(QUERIES), model.encode_query(QUERIES), atol=1e-6)
+
+
+def test_a_refresh_beside_the_training(place: Path) -> None:  # noqa: F811
+    options = ["--train", "both", "--no_bf16", "--refresh_every", "2", "--background_refresh"]
+    assert replug(*short(place, "beside", *options)) == 0
+    log = read_run(place / "beside")["figures"]["log"]
+    assert log[-1]["index_age_steps"] > 0, "what began at step 4 can be in use at step 6 at the earliest"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--projection_dim", "8"], "--projection_dim goes with --train head"),
+        (["--train", "head", "--projection_dim", "17"], "--projection_dim 17"),
+        (["--train", "head", "--head_layers", "3"], "--head_layers 3"),
+        (["--train", "head", "--lora_rank", "2"], "--lora_rank goes with --train query or both"),
+        (["--train", "both", "--over_retrieve", "9"], "--over_retrieve would change nothing"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    options: list[str],
+    expected: str,
+    place: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert replug(*short(place, "refused", *options)) == 2
+    message = capsys.readouterr().err
+    assert expected in message and "Traceback" not in message
+    assert not (place / "refused").exists()
