@@ -120,12 +120,16 @@ class Watch:
 
     def stale(self, entry: Entry) -> str | None:
         """The index or the candidates lag behind the weights."""
-        age = entry.get("staleness_steps", 0.0)
+        ages = {
+            "passages' index is of weights": entry.get("index_age_steps", 0.0),
+            "candidates are from a retrieval": entry.get("staleness_steps", 0.0),
+        }
+        what, age = max(ages.items(), key=lambda item: item[1])
         if age <= self.stale_after:
             return None
         return (
-            f"the candidates were retrieved {age:.0f} steps ago (--stale_after {self.stale_after}): the weights have "
-            "moved on since; lower --refresh_every"
+            f"the {what} of {age:.0f} steps ago (--stale_after {self.stale_after}), and the retriever has moved on "
+            "since: lower --refresh_every, or use --refresh_schedule constant"
         )
 
     def rank_churn(self, entry: Entry) -> str | None:

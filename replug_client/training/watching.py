@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from copy import copy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,8 @@ def open_evaluator(
     queries = [example.query for example in examples]
     vectors = encode_queries(prepared.base, queries)
     lists = prepared.index.search(vectors, DEPTH).rows
+    miner = copy(prepared.miner)
+    miner.index = prepared.index  # the run's own miner may be over a head's vectors by now
     data = ValidationSet(
         examples,
         lists[:, : max(1, options.candidates.n_docs)],
@@ -64,7 +67,7 @@ def open_evaluator(
         prepared.builder,
         prepared.supervisor,
         objective,
-        pool_rows=prepared.miner.mine(vectors, queries, np.arange(len(queries))),
+        pool_rows=miner.mine(vectors, queries, np.arange(len(queries))),
         base_lists=lists,
         best_metric=options.watch.best_metric,
     )

@@ -41,7 +41,12 @@ def validation(selection: float, churn: float) -> Entry:
             [{"eval_base_minus_current": -0.01, "eval_base_minus_current_high": -0.004}],
             "by 0.0100 bits per byte (at least 0.0040",
         ),
-        ("stale", [{"staleness_steps": 101.0}], "lower --refresh_every"),
+        ("stale", [{"staleness_steps": 101.0}], "candidates are from a retrieval of 101 steps ago"),
+        (
+            "stale",
+            [{"staleness_steps": 9.0, "index_age_steps": 102.0}],
+            "index is of weights of 102 steps ago",
+        ),
         (
             "rank_churn",
             [validation(1.0, 0.0), validation(1.1, 0.9), validation(1.0, 0.8)],

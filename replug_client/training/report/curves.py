@@ -55,6 +55,12 @@ def held_out(history: History) -> list[Chart]:
             limits=(0.0,),
         ),
         Chart(
+            "MRR, gain over the base",
+            "now \u2212 base; band: 95 % interval over documents",
+            [line(history, "eval_mrr_minus_base", "gain")],
+            ("no gain", 0.0),
+        ),
+        Chart(
             "Expected score under P",
             "less the mean of the candidates, in the score\u2019s unit; 0 is choosing blindly, higher is better",
             [line(history, "eval_expected_score", "held out"), line(history, "expected_score", "training")],
@@ -115,8 +121,8 @@ def stability(history: History) -> list[Chart]:
         Chart("Gradient norm", "before clipping", [line(history, "grad_norm", "norm")], limits=(0.0,)),
         Chart(
             "Staleness",
-            "steps since the candidates were retrieved",
-            [line(history, "staleness_steps", "steps")],
+            "optimiser steps since the candidates were retrieved, and since the passages\u2019 index was made",
+            [line(history, "staleness_steps", "candidates"), line(history, "index_age_steps", "index")],
             limits=(0.0,),
         ),
     ]

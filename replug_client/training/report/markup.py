@@ -54,7 +54,7 @@ def tag(name: str, /, *content: object, **attributes: object) -> Markup:
 
 def clip(text: str, length: int, *, end: bool = False) -> str:
     """At most ``length`` characters of the text's beginning, or of its end, with a mark where it was cut."""
-    text = text.strip()
+    text = text.strip("\r\n").rstrip()  # what a first line is indented by is a part of it
     if len(text) <= length:
         return text
     return "\u2026" + text[-length:] if end else text[:length] + "\u2026"

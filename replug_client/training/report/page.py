@@ -14,7 +14,7 @@ from replug_client.training.report.style import CSS
 
 # No script, no network, nothing from elsewhere: whatever a passage smuggled in could not do anything.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-_QUERY, _PASSAGE, _CONTINUATION = 400, 600, 240
+_QUERY, _PASSAGE, _CONTINUATION = 320, 480, 240
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ def _header(report: Report) -> Markup:
     ]
     now = {name: curves.points(report.history, f"eval_{name}") for name in _TILES}
     if now["bits_per_byte"]:
-        tiles.append(_tile("held-out bits per byte", number(now["bits_per_byte"][-1][1])))
+        tiles.append(_tile("held-out bits per byte", f"{now['bits_per_byte'][-1][1]:.4f}"))
     if now["base_minus_current"]:
         tiles.append(_gain(report.history))
     if now["mrr"]:
@@ -173,7 +173,6 @@ def _curves(report: Report) -> list[Markup]:
 
 
 _COLUMNS = {
-    "bits/byte": "bits_per_byte",
     "recall@10": "recall_at_10",
     "MRR": "mrr",
     "expected score": "expected_score",
@@ -188,11 +187,15 @@ def _validations(report: Report) -> Markup:
     if not entries:
         return Markup("")
     head = tag(
-        "tr", *(tag("th", name, scope="col") for name in ("step", "base \u2212 now [95 %]", *_COLUMNS))
+        "tr",
+        *(
+            tag("th", name, scope="col")
+            for name in ("step", "bits/byte", "base \u2212 now [95 %]", *_COLUMNS)
+        ),
     )
     lines = []
     for step, entry in entries.items():
-        cells = [_interval(entry)]
+        cells = [f"{entry['eval_bits_per_byte']:.4f}", _interval(entry)]
         cells += [
             number(entry[f"eval_{name}"]) if f"eval_{name}" in entry else "" for name in _COLUMNS.values()
         ]

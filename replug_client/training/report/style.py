@@ -44,7 +44,7 @@ tr.kept td, tr.kept th { font-weight:700; color:var(--good); }
 .likes { color:var(--good); } .dislikes { color:var(--bad); }
 .pair dl { margin:8px 0 0; } .pair dt { font-size:.78rem; color:var(--soft); margin-top:6px; }
 .pair dd { margin:0; font:.8rem/1.45 ui-monospace, monospace; white-space:pre-wrap; overflow-wrap:anywhere;
-  unicode-bidi:isolate; max-height:11em; overflow-y:auto; }
+  unicode-bidi:isolate; }
 details { margin-top:10px; } summary { cursor:pointer; } .settings td { text-align:left; white-space:normal;
   overflow-wrap:anywhere; } .settings th { vertical-align:top; }
 footer { margin-top:40px; font-size:.82rem; color:var(--soft); }
