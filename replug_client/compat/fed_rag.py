@@ -1,9 +1,10 @@
 """FedRAG's LM-supervised retriever training, with gradients that reach the retriever.
 
-fed-rag 0.0.27 makes ``retrieval_scores`` from Python floats, so that no weight of the retriever can change, and reads
-each target token's probability one position too late. The names and batch keys here are its own:
-``retrieval_scores`` carry gradients to the encoder, and targets are scored by a replug supervisor. A ``RAGSystem`` of
-fed-rag itself is taken, too: exchange the imports of the collator, the loss and the trainer, and leave the rest.
+In fed-rag 0.0.27 ``retrieval_scores`` are made from Python floats, and the optimiser gets no parameter of the encoder:
+no weight of the retriever can change. Each target token's probability is read one position too late
+(``benchmarks/fed_rag.py`` shows both). The names and batch keys here are its own; ``retrieval_scores`` carry gradients
+to the encoder, and targets are scored by a replug supervisor. A ``RAGSystem`` of fed-rag itself is taken, too: exchange
+the imports of the collator, the loss and the trainer, and leave the rest.
 
 What is trained is the retriever's query side: ``query_encoder``, or ``encoder`` where it has one for both. The
 knowledge store's vectors stay as they are; where one encoder serves both, queries should be encoded with the trained
@@ -332,7 +333,7 @@ class _Trainer(SentenceTransformerTrainer):
             raise OptionError(
                 f"this trainer runs in one process, and {args.world_size} were started; use `replug train` instead"
             )
-        self._collate = collator
+        self._collate, self._between = collator, loss
         dataset = rows if isinstance(rows, Dataset) else Dataset.from_list([dict(row) for row in rows])
         if not len(dataset):
             raise CorpusError("train_dataset is empty; expected rows with query and response")
@@ -340,7 +341,7 @@ class _Trainer(SentenceTransformerTrainer):
             model=model,
             args=args,
             train_dataset=dataset,
-            loss=loss,
+            loss=_WithModel(model, loss),
             data_collator=cast(Any, _RowCollator()),
             **keywords,
         )
@@ -349,12 +350,20 @@ class _Trainer(SentenceTransformerTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         batch = self._collate(inputs[_ROWS])
-        loss = self.loss(batch["retrieval_scores"], batch["lm_scores"])
+        loss = self._between(batch["retrieval_scores"], batch["lm_scores"])
         if not math.isfinite(float(loss.detach())):
             raise OptionError(
                 f"the loss is {float(loss.detach())}; lower the learning rate, or use score='mean'"
             )
         return (loss, batch) if return_outputs else loss
+
+
+class _WithModel(nn.Module):
+    """The loss beside the encoder: the trainer's optimiser takes its parameters from the loss."""
+
+    def __init__(self, model: SentenceTransformer, loss: LSRLoss) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
 
 
 class _RowCollator:

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from sentence_transformers import SentenceTransformer
 from transformers import PrinterCallback
+from transformers.trainer_utils import TrainOutput
 
 from replug_client.corpus.store import PassageStore
 from replug_client.errors import OptionError
@@ -138,11 +139,13 @@ class TrainerForLSR(LSRTrainer):
         self.remove_callback(PrinterCallback)
         self.add_callback(LogWithAdvice())
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **keywords: Any) -> Any:
+    def train(
+        self, resume_from_checkpoint: str | bool | None = None, *arguments: Any, **keywords: Any
+    ) -> TrainOutput:
         """As the parent's; a run that begins anew forgets the candidates of an earlier one in the same folder."""
         if not resume_from_checkpoint:
             shutil.rmtree(self._folder, ignore_errors=True)
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **keywords)
+        return super().train(resume_from_checkpoint, *arguments, **keywords)
 
     def save_retriever(self, folder: str | Path) -> None:
         """Save what plain ``SentenceTransformer(folder)`` loads; ``query`` keeps the base's passage encoder."""

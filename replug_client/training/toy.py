@@ -59,7 +59,7 @@ def _tokenizer(texts: list[str]) -> Tokenizer:
     words = dict.fromkeys(word for text in texts for word, _ in Whitespace().pre_tokenize_str(text))
     vocabulary = {word: number for number, word in enumerate([_UNKNOWN, *words])}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=_UNKNOWN))
-    tokenizer.pre_tokenizer = Whitespace()  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = Whitespace()
     return tokenizer
 
 
