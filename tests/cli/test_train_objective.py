@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from replug_client.errors import OptionError
 from replug_client.training import run
 from replug_client.training.objectives import Denominator, Direction, Objective
 from replug_client.training.options import StepOptions, TargetOptions, TrainOptions
+from tests.cli.test_train import basic, place, read_run, replug  # noqa: F401  (place is a fixture)
 
 
 def asked(monkeypatch: pytest.MonkeyPatch, *flags: str) -> tuple[int, TrainOptions | None]:
@@ -87,3 +89,18 @@ def test_negatives_come_from_other_queries_other_processes_or_the_index() -> Non
     whole(StepOptions(batch_size=1), index_negatives=5)
     with pytest.raises(OptionError, match="larger batch"):
         whole(StepOptions(batch_size=1))
+
+
+def test_a_run_with_another_objective_says_so_in_its_record(
+    place: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    flags = "--objective loop --contrastive_weight 0.5 --temperature_gold auto --gold_entropy 0.7"
+    small = "--max_steps 2 --eval_every 2 --max_examples 8 --max_validation 2"
+    assert replug(*basic(place, "loop"), *small.split(), *flags.split()) == 0
+    record = read_run(place / "loop")
+    objective = record["objective"]
+    assert (objective["objective"], objective["kl"], objective["contrastive_weight"]) == ("loop", "q-p", 0.5)
+    assert record["options"]["target"]["temperature_gold"] is None
+    assert f"temperature_gold = {objective['temperature_gold']:.4g} (auto)" in capsys.readouterr().err
+    assert record["figures"]["log"][0]["contrastive_loss"] > 0
