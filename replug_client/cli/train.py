@@ -6,6 +6,7 @@ from pathlib import Path
 
 from replug_client.artefacts import default_cache_dir
 from replug_client.cli import train_flags as flag
+from replug_client.cli import train_mode_flags as mode
 from replug_client.cli.flags import (
     BaseUrl,
     CacheDir,
@@ -70,17 +71,17 @@ def train(
     max_length: MaxLength = None,
     normalize: Normalize = None,
     train_word_embeddings: flag.TrainWordEmbeddings = False,
-    projection_dim: flag.ProjectionDim = None,
-    head_layers: flag.HeadLayers = 0,
-    head_learning_rate: flag.HeadLearningRate = 1e-4,
-    lora_rank: flag.LoraRank = 0,
-    lora_alpha: flag.LoraAlpha = None,
-    grad_cache_chunk: flag.GradCacheChunk = 0,
-    retrieve_every: flag.RetrieveEvery = None,
-    refresh_schedule: flag.RefreshSchedule = RefreshSchedule.CONSTANT,
-    background_refresh: flag.BackgroundRefresh = False,
-    over_retrieve: flag.OverRetrieve = 0,
-    isotropy_weight: flag.IsotropyWeight = 0.0,
+    projection_dim: mode.ProjectionDim = None,
+    head_layers: mode.HeadLayers = 0,
+    head_learning_rate: mode.HeadLearningRate = 1e-4,
+    lora_rank: mode.LoraRank = 0,
+    lora_alpha: mode.LoraAlpha = None,
+    grad_cache_chunk: mode.GradCacheChunk = 0,
+    retrieve_every: mode.RetrieveEvery = None,
+    refresh_schedule: mode.RefreshSchedule = RefreshSchedule.CONSTANT,
+    background_refresh: mode.BackgroundRefresh = False,
+    over_retrieve: mode.OverRetrieve = 0,
+    isotropy_weight: mode.IsotropyWeight = 0.0,
     supervisor: SupervisorKind = Kind.SERVER,
     tokenizer: Tokenizer = None,
     base_url: BaseUrl = None,

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from replug_client.retriever.index import PassageIndex, SearchResult
+from replug_client.retriever.index import PassageIndex, SearchResult, check_search
 from replug_client.training.candidates import Rows
 
 Vectors = npt.NDArray[np.float32]
@@ -47,13 +47,12 @@ class RerankedIndex:
 
     def search(self, queries: Vectors, k: int) -> SearchResult:
         """See :meth:`PassageIndex.search`; scores are those of the fresh vectors, equal ones ordered by row."""
+        queries, k = check_search(queries, k, self)
+        if len(queries) == 0:
+            return self._index.search(queries, k)
         found = np.sort(self._index.search(queries, max(k, self._depth)).rows, axis=1)
-        distinct = np.unique(found)
-        if distinct.size == 0:
-            return SearchResult(np.zeros(found.shape, dtype=np.float32), found)
-        fresh = self._encode(distinct)[np.searchsorted(distinct, found)]
-        scores = np.einsum("qd,qmd->qm", np.asarray(queries, dtype=np.float32), fresh)
-        best = np.argsort(-scores, axis=1, kind="stable")[:, : min(k, len(self))]
+        scores = np.einsum("qd,qmd->qm", queries, self.vectors(found))
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         return SearchResult(np.take_along_axis(scores, best, axis=1), np.take_along_axis(found, best, axis=1))
 
     def vectors(self, rows: npt.NDArray[np.int64]) -> Vectors:
