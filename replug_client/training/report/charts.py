@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from replug_client.training.report.markup import Markup, escape, join, tag
+from replug_client.training.report.markup import Markup, join, tag
 
 Points = Sequence[tuple[float, float]]
 
@@ -65,6 +65,20 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
     first = math.ceil(low / step - 1e-9)
     found = [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
     return [0.0 if abs(value) < step * 1e-9 else value for value in found]
+
+
+def tick_labels(values: Sequence[float]) -> list[str]:
+    """The values with as many decimals as tell them apart, and no more."""
+    if max(map(abs, values), default=0.0) < 1e-4:
+        return [number(value) for value in values]
+    for decimals in range(8):
+        labels = [f"{value:,.{decimals}f}" for value in values]
+        if all(
+            math.isclose(float(label.replace(",", "")), value, rel_tol=1e-9, abs_tol=1e-12)
+            for label, value in zip(labels, values, strict=True)
+        ):
+            return labels
+    return [number(value) for value in values]
 
 
 def thinned(points: Sequence[tuple[float, ...]], most: int = _MOST_POINTS) -> list[tuple[float, ...]]:
@@ -133,10 +147,11 @@ def _drawing(data: Chart, lines: Sequence[Line], last_step: float) -> Markup:
 
 def _grid(axes: _Axes) -> Markup:
     parts: list[Markup] = []
-    for value in ticks(axes.low, axes.high):
+    levels = ticks(axes.low, axes.high)
+    for value, label in zip(levels, tick_labels(levels), strict=True):
         level = axes.y(value)
         parts.append(tag("line", class_="grid", x1=_LEFT, x2=WIDTH - _RIGHT, y1=level, y2=level))
-        parts.append(tag("text", number(value), x=_LEFT - 6, y=level, class_="tick y"))
+        parts.append(tag("text", label, x=_LEFT - 6, y=level, class_="tick y"))
     for step in ticks(0.0, axes.last_step):
         if step == int(step):
             text = tag("text", f"{step:,.0f}", x=axes.x(step), y=HEIGHT - 7, class_="tick x")
@@ -208,6 +223,3 @@ def heat_table(labels: Sequence[str], counts: Sequence[Sequence[int]], corner: s
         ]
         lines.append(tag("tr", tag("th", label, scope="row"), *cells))
     return tag("table", tag("thead", head), tag("tbody", *lines), class_="heat")
-
-
-__all__ = ["Chart", "Line", "Points", "chart", "escape", "heat_table", "number", "shares", "thinned", "ticks"]

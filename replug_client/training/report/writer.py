@@ -153,7 +153,7 @@ class ReportWriter(TrainerCallback):
             "re-embedding": sources.reembedding(),
         }
         other = time.perf_counter() - self._began - sum(known.values())
-        return known | {"other": max(0.0, other)}
+        return known | {"checkpoints and the rest": max(0.0, other)}
 
 
 def best_step(history: list[dict[str, float]]) -> int | None:
