@@ -14,7 +14,11 @@ from typing import NamedTuple
 _PREFIX = re.compile(
     r"^(\([\w.-]+ pid=\d+\)\s*)*((DEBUG|INFO|WARNING|ERROR) [\d-]+ [\d:]+ )?(\[[\w./:]+\]\s*)?"
 )
-_IN_PASSING = re.compile(r"^(\([\w.-]+ pid=\d+\)\s*)*(DEBUG|INFO|WARNING) ")
+# Lines that name many things which are no cause: levels below ERROR, Python's warnings, and the configuration and
+# the batch that vLLM writes out, as errors, when its engine fails.
+_IN_PASSING = re.compile(
+    r"^(\([\w.-]+ pid=\d+\)\s*)*(DEBUG|INFO|WARNING) |\b\w*Warning: |Dumping (input data|scheduler) "
+)
 # What the API server says when the engine is gone: no cause of its own.
 _DEATH = re.compile(r"EngineDead|engine core exited|died unexpectedly")
 _CONSEQUENCE = re.compile(f"Engine core initialization failed|{_DEATH.pattern}")
@@ -120,7 +124,7 @@ _RULES: tuple[_Rule, ...] = (
         "Upgrade vLLM, or add -- --model-impl transformers.",
     ),
     _Rule(
-        r"trust_remote_code",
+        r"(?:set the option|pass the argument|consider setting) .trust_remote_code=True",
         "the model brings its own program code, which is not run unasked",
         "If you trust its author, add -- --trust-remote-code.",
     ),
@@ -173,8 +177,7 @@ _SILENT = Diagnosis(
 
 def diagnose(lines: Sequence[str], status: int | None) -> Diagnosis:
     """The cause that a server's last lines and exit status (negative: a signal; None: alive) point at."""
-    # What is told in passing (levels below ERROR) names many things that are no cause.
-    text = [strip_prefix(line) for line in lines if not _IN_PASSING.match(line)]
+    text = [strip_prefix(line) for line in lines if not _IN_PASSING.search(line)]
     for rule in _RULES:
         for line in text:
             match = re.search(rule.pattern, line)

@@ -27,6 +27,17 @@ DERIVED = (
     "Value error, User-specified max_model_len (9999) is greater than the derived max_model_len"
     " (max_position_embeddings=1024 or model_max_length=None in model's config.json)."
 )
+DUMPS = [
+    ENGINE
+    + "Dumping input data for V1 LLM engine (v0.32.0) with config: model='lm', trust_remote_code=False,",
+    ENGINE
+    + "Dumping scheduler output for model execution: SchedulerOutput(req='set the option `trust_remote_code=True`')",
+    ENGINE + "Dumping scheduler stats: SchedulerStats(note='No space left on device')",
+]
+DRIVER = (
+    "/env/lib/torch/cuda/__init__.py:180: UserWarning: CUDA initialization: The NVIDIA driver on your system is too"
+    " old (found version 11040)."
+)
 FREE = (
     "ValueError: Free memory on device cuda:0 (3.1/79.2 GiB) on startup is less than desired GPU memory"
     " utilization (0.9, 71.3 GiB). Decrease GPU memory utilization"
@@ -57,7 +68,9 @@ FREE = (
         ("torch._inductor.exc.InductorError: InvalidCxxCompiler: No working C++ compiler found", "C++", "g++"),
         ("OSError: [Errno 28] No space left on device", "disk is full", "HF_HOME"),
         ("ModuleNotFoundError: No module named 'xgrammar'", "No module named 'xgrammar'", "Install"),
-        ("execute the configuration file: set the option `trust_remote_code=True`", "own program code", "trust"),
+        ("machine. Please set the option `trust_remote_code=True` to permit", "own program code", "trust"),
+        ("Please pass the argument `trust_remote_code=True` to allow custom code", "own program code", "trust"),
+        ("RuntimeError: Failed to load the model config. consider setting `trust_remote_code=True`", "code", "trust"),
     ],
 )  # fmt: skip
 def test_a_known_message_becomes_a_cause_and_a_mend(line: str, cause: str, mend: str) -> None:
@@ -83,10 +96,18 @@ def test_what_is_said_in_passing_is_no_cause() -> None:
     assert "status 1" in found.cause
 
 
+def test_what_vllm_writes_out_when_its_engine_fails_is_no_cause() -> None:
+    found = diagnose([*DUMPS, ENGINE + "IndexError: list index out of range", "died unexpectedly"], 1)
+    assert (found.cause, found.evidence) == ("the engine died", "IndexError: list index out of range")
+    unseen = diagnose(["RuntimeError: the engine's args: trust_remote_code=False"], 1)
+    assert not unseen.known
+
+
 @pytest.mark.parametrize(
     ("lines", "status"),
     [
         ([], -9),
+        ([DRIVER], -9),
         (["RuntimeError: Engine core initialization failed. Failed core proc(s): {'EngineCore': -9}"], 1),
     ],
 )
