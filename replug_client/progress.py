@@ -122,7 +122,8 @@ def mute() -> None:
     """No bars from here on, and of the log only errors: for all but the first of several processes of one run."""
     global _muted
     _muted = True
-    logging.getLogger().setLevel(logging.ERROR)
+    for handler in logging.getLogger().handlers:
+        handler.setLevel(logging.ERROR)
 
 
 @contextlib.contextmanager

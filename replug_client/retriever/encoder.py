@@ -180,7 +180,8 @@ def _encode(
         with _autocast(model, dtype), shown as advance:
             for start in range(0, len(texts), step):
                 chunk = order[start : start + step]
-                # With the device said, sentence-transformers leaves the texts to this process, which knows the precision.
+                # With the device said, sentence-transformers leaves all texts to this process, which knows the
+                # precision.
                 vectors[chunk] = encode(
                     [texts[position] for position in chunk],
                     batch_size=batch_size,

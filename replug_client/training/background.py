@@ -50,6 +50,11 @@ class BackgroundEmbedding:
         """Whether a result is still to be taken."""
         return self._running is not None
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether :meth:`take` has something to give."""
+        return self._running is not None and self._running[1].done()
+
     def start(self, step: int) -> None:
         """Embed with the weights as they are at this optimiser step.
 
@@ -67,7 +72,7 @@ class BackgroundEmbedding:
         Raises:
             ReplugError: what went wrong in the thread.
         """
-        if self._running is None or not self._running[1].done():
+        if self._running is None or not self.is_ready:
             return None
         step, future = self._running
         self._running = None

@@ -9,7 +9,9 @@ that a batch encodes are divided too. The first process alone writes files.
 
 from __future__ import annotations
 
+import atexit
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +22,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed as dist
-from sentence_transformers.util.distributed import all_gather_with_grad
 from torch import Tensor
 
 from replug_client.errors import OptionError
@@ -63,19 +64,17 @@ class Processes:
                 f"--device {device} with {count} processes: expected cpu, or nothing, so that each process takes a GPU "
                 "of its own. CUDA_VISIBLE_DEVICES says which GPUs there are."
             )
+        # Of what sentence-transformers asks accelerate to do with buffers; it is no matter of the user's.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         on_gpu = device != "cpu" and torch.cuda.is_available()
         if on_gpu:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         if not dist.is_initialized():
             # Arrays go by gloo from memory to memory, gradients by nccl from GPU to GPU.
             dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=_PATIENCE)
+            # Not at the end of a run: in one process, groups cannot be parted from and joined again.
+            atexit.register(dist.destroy_process_group)
         return cls(dist.get_world_size(), dist.get_rank())
-
-    def leave(self) -> None:
-        """Part from the other processes, once all are here."""
-        if self.count > 1 and dist.is_initialized():
-            self.wait()
-            dist.destroy_process_group()
 
     @property
     def is_first(self) -> bool:
@@ -161,11 +160,35 @@ def own_part(rows: npt.NDArray[np.int64], processes: Processes) -> npt.NDArray[n
     return np.concatenate([part, np.repeat(rows[:1], size - len(part))])
 
 
+class _Gather(torch.autograd.Function):
+    """Parts of all processes, end to end; a part's gradient is the sum of what each process has for it."""
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor) -> Tensor:
+        ctx.size = len(part)
+        parts = [torch.empty_like(part) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, part.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous().clone()
+        dist.all_reduce(total)
+        return total[dist.get_rank() * ctx.size :][: ctx.size]
+
+
+def of_all(vectors: Tensor) -> Tensor:
+    """The ``(count * n, D)`` vectors of all processes, with gradient; of one process, ``vectors`` themselves."""
+    if not dist.is_initialized():
+        return vectors
+    gathered: Tensor = _Gather.apply(vectors)  # type: ignore[no-untyped-call]
+    return gathered
+
+
 def join_parts(vectors: Tensor, count: int) -> Tensor:
     """The batch's ``(count, D)`` vectors from the parts that the processes encoded, with gradient to each part.
 
     A part's gradient is the sum over all processes' losses; as DistributedDataParallel takes the mean over
     processes, the result is the gradient of the mean loss of the whole batch.
     """
-    joined: Tensor = all_gather_with_grad(vectors.contiguous())[:count]
-    return joined
+    return of_all(vectors)[:count]

@@ -12,7 +12,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
 from replug_client.retriever.projection import ProjectedEncoder
-from replug_client.training.distributed import join_parts
+from replug_client.training.distributed import join_parts, of_all
 from replug_client.training.grad_cache import encode_in_chunks
 from replug_client.training.isotropy import sigreg
 from replug_client.training.objectives import (
@@ -124,7 +124,8 @@ class LSRLoss(nn.Module):
         similarity = query_vectors @ passage_vectors.T
         loss = self.from_similarity(similarity, labels)
         if self._isotropy_weight:
-            moving = [vectors for vectors in (query_vectors, passage_vectors) if vectors.requires_grad]
+            everyone = of_all(query_vectors), passage_vectors
+            moving = [vectors for vectors in everyone if vectors.requires_grad]
             isotropy = torch.stack([sigreg(vectors) for vectors in moving]).mean()
             self.last["isotropy"] = isotropy.detach()
             loss = loss + self._isotropy_weight * isotropy

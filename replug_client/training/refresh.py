@@ -130,7 +130,7 @@ class Refresher:
     def _keep_up_beside(self, background: BackgroundEmbedding, step: int, due: int) -> None:
         if step and self._index_step == 0 and not background.is_running and due < step:
             self._reindex(step)  # a run that goes on: what was under way is gone
-        if (ready := background.take()) is not None:
+        if all(self._prepared.processes.each(background.is_ready)) and (ready := background.take()):
             self._take(*ready)
             logger.info("step %d: the passages' index of step %d is ready and in use", step, ready[0])
         if due == step and due > self._index_step:

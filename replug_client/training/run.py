@@ -61,7 +61,7 @@ def train_retriever(options: TrainOptions) -> Path:
         mute()
     options = replace(options, steps=replace(options.steps, processes=processes.count))
     folder = _train(options, processes)
-    processes.leave()
+    processes.wait()
     return folder
 
 
@@ -257,6 +257,8 @@ def _arguments(
         report_to=[],
         disable_tqdm=True,
         dataloader_num_workers=0,
+        # The schedule has no short batch; this only says so.
+        dataloader_drop_last=True,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
 

@@ -99,7 +99,9 @@ def _second_copy(options: TrainOptions, device: str) -> SentenceTransformer:
         model = query_encoder_of(model)
     set_dropout(model, options.steps.dropout)
     if options.steps.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        if (transformer := model.transformers_model) is None:
+            raise OptionError("--gradient_checkpointing: this encoder has no transformer; leave it out")
+        transformer.activation_checkpointing_enable({"use_reentrant": False})
     if not options.steps.train_word_embeddings:
         freeze_word_embeddings(model)
     return model
