@@ -139,6 +139,12 @@ def read_model(name: str, environ: Mapping[str, str]) -> Model:
     return _model_of(cached[-1], folder=False) if cached else Model(folder=False, here=False)
 
 
+def hub_home(environ: Mapping[str, str]) -> Path:
+    """Where the hub's own library keeps its cache and its user's token."""
+    caches = environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(environ.get("HF_HOME") or f"{caches}/huggingface").expanduser()
+
+
 def parse_gpus(listing: str, visible: str | None) -> tuple[Gpu, ...]:
     """Read ``nvidia-smi``'s lines of index, UUID, name, total and free MiB; keep what is visible, in order."""
     gpus: dict[str, Gpu] = {}
@@ -193,8 +199,7 @@ def _model_of(config: Path, *, folder: bool) -> Model:
 
 
 def _hub_snapshots(name: str, environ: Mapping[str, str]) -> list[Path]:
-    home = environ.get("HF_HOME") or str(Path("~/.cache/huggingface").expanduser())
-    hub = Path(environ.get("HF_HUB_CACHE") or Path(home) / "hub")
+    hub = Path(environ.get("HF_HUB_CACHE") or hub_home(environ) / "hub").expanduser()
     folder = hub / f"models--{name.replace('/', '--')}" / "snapshots"
     return sorted(folder.glob("*/config.json"), key=lambda path: path.stat().st_mtime)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from server.errors import ServerError
-from server.hub import check_on_hub
+from server.hub import check_on_hub, token_of
 from server.options import ServeOptions
 from server.serve import check_model
 from tests.server.conftest import free_port
@@ -63,9 +63,33 @@ def test_a_refusal_ends_at_once_with_the_cause_and_the_mend(
     hub: tuple[str, list[tuple[str, str | None]]], name: str, token: str, cause: str, mend: str
 ) -> None:
     with pytest.raises(ServerError) as refused:
-        check_on_hub(name, {"HF_ENDPOINT": hub[0], "HF_TOKEN": token})
+        check_on_hub(name, {"HF_ENDPOINT": hub[0], "HF_TOKEN": token, "HF_HOME": "/no/such/folder"})
     assert cause in refused.value.cause and mend in refused.value.mend
     assert "hf_x" not in str(refused.value)
+
+
+def test_a_login_counts_as_the_hubs_own_library_counts_it(
+    hub: tuple[str, list[tuple[str, str | None]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, elsewhere = tmp_path / ".cache" / "huggingface", tmp_path / "elsewhere"
+    home.mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert token_of({}) is None
+    (home / "token").write_text("hf_login\n")
+    elsewhere.write_text("hf_path")
+    check_on_hub("here/model", {"HF_ENDPOINT": hub[0]})
+    assert hub[1] == [("here/model", "Bearer hf_login")]
+    assert token_of({"HF_HOME": str(home)}) == "hf_login"
+    assert token_of({"XDG_CACHE_HOME": str(tmp_path / ".cache"), "HOME": "/none"}) == "hf_login"
+    assert token_of({"HF_TOKEN_PATH": str(elsewhere)}) == "hf_path"
+    assert token_of({"HF_TOKEN_PATH": str(elsewhere), "HF_TOKEN": " hf_own "}) == "hf_own"
+
+
+def test_a_hub_whose_certificate_is_not_known_is_left_to_vllm(
+    hub: tuple[str, list[tuple[str, str | None]]],
+) -> None:
+    check_on_hub("no/model", {"HF_ENDPOINT": hub[0].replace("http:", "https:")})  # no TLS there: ssl.SSLError
+    assert hub[1] == []
 
 
 def test_no_hub_is_said_with_what_else_can_be_done() -> None:
