@@ -27,22 +27,33 @@ class Served:
 
 
 def ask(
-    url: str, payload: dict[str, Any] | None = None, *, key: str | None = None, timeout: float = 10.0
+    url: str,
+    payload: dict[str, Any] | None = None,
+    *,
+    key: str | None = None,
+    timeout: float = 10.0,
+    direct: bool = False,
 ) -> tuple[int, bytes]:
     """GET, or POST as JSON; the status and the body, whatever the status.
+
+    Args:
+        url: Of the route.
+        payload: What is sent, if anything.
+        key: The API key; it goes to this URL only, and not to where a redirection leads.
+        timeout: Seconds without a byte.
+        direct: Whatever the host, it is this machine's own, and no proxy of the environment is asked.
 
     Raises:
         OSError: no answer, or half of one: refused, reset, timed out.
     """
     if not url.startswith(("http://", "https://")):
         raise ServerError(f"--base_url must begin with http:// or https://, not {url!r}")
-    headers = {"Content-Type": "application/json"}
-    if key is not None:
-        headers["Authorization"] = f"Bearer {key}"
     data = None if payload is None else json.dumps(payload).encode()
-    request = urllib.request.Request(url, data, headers)
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    if key is not None:
+        request.add_unredirected_header("Authorization", f"Bearer {key}")
     # A proxy of the environment knows nothing of this machine's own address.
-    local = urlsplit(url).hostname in _LOOPBACK
+    local = direct or urlsplit(url).hostname in _LOOPBACK
     handlers = [urllib.request.ProxyHandler({})] if local else []
     try:
         with urllib.request.build_opener(*handlers).open(request, timeout=timeout) as response:
@@ -54,23 +65,23 @@ def ask(
         raise ConnectionError(f"{url}: {type(error).__name__}: {error}") from error
 
 
-def health(base_url: str, timeout: float = 10.0) -> int:
+def health(base_url: str, timeout: float = 10.0, *, direct: bool = False) -> int:
     """Status of ``/health``: 200 where all is well, 503 where vLLM's engine is dead.
 
     Raises:
         OSError: no answer.
     """
-    return ask(root_of(base_url) + "/health", timeout=timeout)[0]
+    return ask(root_of(base_url) + "/health", timeout=timeout, direct=direct)[0]
 
 
-def served_models(base_url: str, key: str | None = None) -> list[Served]:
+def served_models(base_url: str, key: str | None = None, *, direct: bool = False) -> list[Served]:
     """What the server lists at ``/models``.
 
     Raises:
         OSError: no answer.
         ServerError: an answer of another kind.
     """
-    status, body = ask(base_url.rstrip("/") + "/models", key=key, timeout=30.0)
+    status, body = ask(base_url.rstrip("/") + "/models", key=key, timeout=30.0, direct=direct)
     if status in (401, 403):
         raise ServerError(
             f"{base_url} wants another API key (status {status})",
@@ -90,7 +101,9 @@ def served_models(base_url: str, key: str | None = None) -> list[Served]:
     ]
 
 
-def probe_scores(base_url: str, model: str, key: str | None = None, timeout: float = 300.0) -> None:
+def probe_scores(
+    base_url: str, model: str, key: str | None = None, timeout: float = 300.0, *, direct: bool = False
+) -> None:
     """One real request as training sends it: log-probs of a prompt. The first one may take long.
 
     Raises:
@@ -104,7 +117,7 @@ def probe_scores(base_url: str, model: str, key: str | None = None, timeout: flo
         "temperature": 0,
         "prompt_logprobs": 0,
     }
-    status, body = ask(base_url + "/completions", payload, key=key, timeout=timeout)
+    status, body = ask(base_url + "/completions", payload, key=key, timeout=timeout, direct=direct)
     answer = _json(body)
     rows = None
     if status == 200 and isinstance(answer, dict):

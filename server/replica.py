@@ -192,16 +192,16 @@ class Replica:
 
     def _ready(self) -> Served | None:
         base_url = self.command.base_url
-        if health(base_url, _HEALTH_TIMEOUT) != 200:
+        if self._health() != 200:
             return None
-        models = served_models(base_url, self._key)
+        models = served_models(base_url, self._key, direct=True)
         if not models:
             return None
-        probe_scores(base_url, models[0].name, self._key)
+        probe_scores(base_url, models[0].name, self._key, direct=True)
         return models[0]
 
     def _health(self) -> int:
-        return health(self.command.base_url, _HEALTH_TIMEOUT)
+        return health(self.command.base_url, _HEALTH_TIMEOUT, direct=True)
 
     def _tail(self) -> list[str]:
         return [] if self._process is None else self._process.tail()

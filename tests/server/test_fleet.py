@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -19,8 +20,8 @@ from server.serve import make_plan
 from tests.server.conftest import Bench, alive, free_port, wait_until
 
 
-def planned(bench: Bench, environ: dict[str, str]) -> Plan:
-    options = ServeOptions(str(bench.model), port=free_port())
+def planned(bench: Bench, environ: dict[str, str], **more: Any) -> Plan:
+    options = ServeOptions(str(bench.model), **{"port": free_port(), **more})
     return make_plan(options, str(bench.python), environ)[0]
 
 
@@ -60,6 +61,19 @@ def test_a_server_for_a_program_is_ready_inside_and_gone_after(bench: Bench) -> 
         assert served_models(url)[0].name == str(bench.model)
         assert all(map(alive, bench.pids()))
     assert bench.nothing_left()
+
+
+def test_the_launcher_asks_its_own_server_through_no_proxy(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    environ = bench.environment()
+    chosen = planned(bench, environ, host="127.0.0.2")  # this machine's, but none of the names of loopback
+    watch = WatchOptions(log_dir=bench.folder / "logs", interval=0.05, start_timeout=60.0)
+    with serving(chosen, watch, lambda line: None, environ) as (url,):
+        assert "//127.0.0.2:" in url
 
 
 def test_a_start_that_fails_raises_its_cause(bench: Bench) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
@@ -80,3 +81,25 @@ def test_a_proxy_of_the_environment_is_not_asked_about_this_machine(monkeypatch:
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
     with running(FakeServer()) as server:
         assert served_models(server.base_url)
+
+
+def test_a_redirection_does_not_take_the_key_along() -> None:
+    seen: list[tuple[str, str | None]] = []
+
+    class Redirecting(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append((self.path, self.headers["Authorization"]))
+            self.send_response(302 if self.path == "/v1/models" else 200)
+            self.send_header("Location", "/elsewhere")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Redirecting) as http:
+        thread = threading.Thread(target=http.serve_forever, args=(0.01,))
+        thread.start()
+        ask(f"http://127.0.0.1:{http.server_port}/v1/models", key="secret")
+        http.shutdown()
+        thread.join()
+    assert seen == [("/v1/models", "Bearer secret"), ("/elsewhere", None)]
