@@ -84,7 +84,8 @@ class Processes:
     def share(self, batch: Array) -> Array:
         """This process's part of a batch: ``(count * n, ...)`` in, ``(n, ...)`` out."""
         size = len(batch) // self.count
-        return batch[self.number * size : (self.number + 1) * size]
+        part: Array = batch[self.number * size : (self.number + 1) * size]  # type: ignore[assignment]
+        return part
 
     def owns(self, examples: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Which of the numbered examples are scored by this process."""

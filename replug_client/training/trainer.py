@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from accelerate.data_loader import prepare_data_loader
+from accelerate.data_loader import prepare_data_loader  # type: ignore[import-untyped]
 from datasets import Dataset
 from sentence_transformers import (
     SentenceTransformer,
@@ -156,9 +156,10 @@ class LSRTrainer(SentenceTransformerTrainer):
             collate_fn=self.data_collator,
             pin_memory=self.args.dataloader_pin_memory,
         )
-        return prepare_data_loader(
+        prepared: DataLoader[Any] = prepare_data_loader(
             loader, self.args.device, num_processes=1, process_index=0, put_on_device=True
         )
+        return prepared
 
     def evaluation_loop(self, *arguments: Any, **keywords: Any) -> Any:
         """The parent's, in which the first process validates alone; what all are needed for comes before it."""
