@@ -2,7 +2,7 @@
 # Install replug, editable, into a virtual environment of its own: tools/install.sh [FOLDER [EXTRAS]]
 #
 #   FOLDER   default .venv; made if it is not there
-#   EXTRAS   default demo; of demo, dev, gpu, server, separated by commas
+#   EXTRAS   default demo; of demo, dev, gpu, lora, server, separated by commas
 #   PYTHON   (environment) the interpreter to make it from; default python3
 #
 # Versions are those of poetry.lock; Poetry itself is not needed. Running it again changes nothing.
