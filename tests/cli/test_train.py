@@ -319,7 +319,7 @@ def test_stale_shards_are_refused_with_the_command_that_mends_them(
         (["--projection_size", "384"], "--projection_size 384"),
         (["--denominator", "batch"], "--kl q-p"),
         (["--n_docs", "1", "--bm25_docs", "0", "--random_docs", "0"], "--n_docs 1"),
-        (["--grad_cache_chunk", "2"], "--grad_cache_chunk 2 goes with --train both"),
+        (["--grad_cache_chunk", "2"], "--grad_cache_chunk goes with --train both"),
         (["--temperature_gold", "0"], "--temperature_gold 0"),
         (["--passages_embeddings", "nowhere/passages_*"], "nowhere"),
         (["--context_len", "4000"], "no training example is left"),
