@@ -38,7 +38,7 @@ from replug_client.supervisor.endpoint import (
 from replug_client.supervisor.formats import Parsed, WireFormat
 from replug_client.supervisor.options import ClientOptions
 from replug_client.supervisor.pool import OutageError, Pool
-from replug_client.supervisor.protocol import OnScores, Prompt, Score
+from replug_client.supervisor.protocol import OnScores, Prompt, Retract, Score
 
 _log = logging.getLogger(__name__)
 
@@ -59,14 +59,15 @@ class Request:
         """A score or an error for each prompt."""
         return [self.results[i] for i in range(len(self.prompts))]
 
-    def keep(self, wanted: Sequence[int], parsed: Parsed) -> list[int]:
-        """Take in an answer and hand out its scores; those of ``wanted`` that got none."""
+    def keep(self, wanted: Sequence[int], parsed: Parsed) -> tuple[list[int], Retract | None]:
+        """Take in an answer and hand out its scores; those of ``wanted`` that got none, and how to take it back."""
+        retract = None
         pairs = list(zip(wanted, parsed, strict=True))
         self.results.update(pairs)
         scored = [(i, result) for i, result in pairs if isinstance(result, Score)]
         if scored and self.on_scores is not None:
-            self.on_scores([self.positions[i] for i, _ in scored], [score for _, score in scored])
-        return [i for i, result in pairs if not isinstance(result, Score)]
+            retract = self.on_scores([self.positions[i] for i, _ in scored], [score for _, score in scored])
+        return [i for i, result in pairs if not isinstance(result, Score)], retract
 
 
 class Asker:
@@ -132,9 +133,10 @@ class Asker:
             )
         await slot.confirm()
         try:
-            left = request.keep(wanted, wire_format.parse(body, prompts))
+            left, retract = request.keep(wanted, wire_format.parse(body, prompts))
         except (WrongAnswerError, UnreadableAnswerError) as error:
             raise type(error)(f"{endpoint.base_url}: {error}") from error
+        slot.kept(retract)
         self._scored += len(wanted) - len(left)
         return left
 

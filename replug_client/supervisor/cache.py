@@ -8,13 +8,15 @@ the same statements. Memory maps would make look-ups faster, but turn a disk err
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import logging
 import sqlite3
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -116,6 +118,14 @@ class ScoreCache:
         rows = [(key, _pack(key, score)) for key, score in scores]
         self._attempt("write", lambda connection: _insert(connection, rows))
 
+    def forget(self, keys: Sequence[bytes]) -> None:
+        """Take scores out, in one transaction; those that are not there do not matter.
+
+        Raises:
+            ScoreCacheError: the file cannot be written.
+        """
+        self._attempt("write", lambda connection: _delete(connection, keys))
+
     def __len__(self) -> int:
         return self._attempt("read", _count)
 
@@ -124,17 +134,24 @@ class ScoreCache:
         with self._lock:
             self._connection.close()
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self, damage: str | None = None) -> sqlite3.Connection:
+        """Open the file; where it is known to be damaged, move it aside first."""
         if self.path is None:
+            if damage is not None:
+                raise ScoreCacheError(f"the score cache in memory is damaged ({damage})")
             return _connect(":memory:")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                connection = _connect(str(self.path))
-            except _DamagedError as error:
-                self._set_aside(str(error))
-                connection = _connect(str(self.path))
-            self._file = _inode(self.path)
+            with _locked(self.path):
+                if damage is not None:
+                    self._set_aside(self.path, damage)
+                self._file = _inode(self.path)
+                try:
+                    connection = _connect(str(self.path))
+                except _DamagedError as error:
+                    self._set_aside(self.path, str(error))
+                    connection = _connect(str(self.path))
+                self._file = _inode(self.path)
             with connection:  # a new file in place of a damaged one goes on with the same fingerprints
                 for fingerprint, identity in self._recognised:
                     _insert_supervisor(connection, fingerprint, identity)
@@ -154,8 +171,7 @@ class ScoreCache:
                     raise
                 except sqlite3.DatabaseError as error:
                     self._connection.close()
-                    self._set_aside(str(error))
-                    self._connection = self._open()
+                    self._connection = self._open(damage=str(error))
                     return operation(self._connection)
             except sqlite3.Error as error:
                 raise ScoreCacheError(
@@ -163,19 +179,23 @@ class ScoreCache:
                     " place with --cache_dir; what was written before is kept."
                 ) from error
 
-    def _set_aside(self, reason: str) -> None:
-        if self.path is None:
-            raise ScoreCacheError(f"the score cache in memory is damaged ({reason})")
-        if self._file is not None and self._file != _inode(self.path):
+    def _set_aside(self, path: Path, reason: str) -> None:
+        if self._file != _inode(path):
             return  # another process has moved it aside already, and begun a new one
-        self._file = None
-        aside = self.path.with_name(f"{self.path.name}.damaged-{time.time_ns()}")
-        self.path.rename(aside)
+        aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
+        path.rename(aside)
         for suffix in ("-wal", "-shm"):
-            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
-        _log.warning(
-            "score cache %s is damaged (%s): moved to %s; a new one is begun", self.path, reason, aside
-        )
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        _log.warning("score cache %s is damaged (%s): moved to %s; a new one is begun", path, reason, aside)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One process at a time opens the file, or moves a damaged one aside; others would take its new one for it."""
+    with path.with_name(f"{path.name}.lock").open("a") as stream:
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def _connect(path: str) -> sqlite3.Connection:
@@ -253,6 +273,11 @@ def _select(connection: sqlite3.Connection, keys: Sequence[bytes]) -> list[tuple
 def _insert(connection: sqlite3.Connection, rows: Sequence[tuple[bytes, bytes]]) -> None:
     with connection:
         connection.executemany("INSERT OR REPLACE INTO scores VALUES (?, ?)", rows)
+
+
+def _delete(connection: sqlite3.Connection, keys: Sequence[bytes]) -> None:
+    with connection:
+        connection.executemany("DELETE FROM scores WHERE key = ?", [(key,) for key in keys])
 
 
 def _count(connection: sqlite3.Connection) -> int:

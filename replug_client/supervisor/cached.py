@@ -16,6 +16,7 @@ from replug_client.supervisor.protocol import (
     OnScores,
     Prompt,
     RecognisableSupervisor,
+    Retract,
     Score,
     StreamingSupervisor,
 )
@@ -141,9 +142,15 @@ class CachedSupervisor:
         return submission.future
 
     def close(self) -> None:
-        """Close the supervisor and the cache."""
-        self._supervisor.close()
-        self._cache.close()
+        """Close the supervisor and the cache.
+
+        Raises:
+            SupervisorChangedError: the last scores were another model's; they have been taken out of the cache.
+        """
+        try:
+            self._supervisor.close()
+        finally:
+            self._cache.close()
 
     def __enter__(self) -> CachedSupervisor:
         return self
@@ -172,10 +179,12 @@ class CachedSupervisor:
             raise
 
     def _ask(self, submission: _Submission, keys: Sequence[bytes]) -> None:
-        def keep(positions: Sequence[int], scores: Sequence[Score]) -> None:
+        def keep(positions: Sequence[int], scores: Sequence[Score]) -> Retract:
             part = {keys[position]: score for position, score in zip(positions, scores, strict=True)}
             self._cache.put(part.items())
             self._finish(part)
+            names = tuple(part)
+            return lambda: self._cache.forget(names)
 
         def ended(future: Future[list[Score]]) -> None:
             cancelled = SupervisorError("the submission was cancelled, for the supervisor was closed")
@@ -194,7 +203,10 @@ class CachedSupervisor:
                 for submission in self._under_way.pop(key, ()):
                     waiting.setdefault(id(submission), (submission, {}))[1][key] = score
         for submission, part in waiting.values():
-            submission.deliver(part)
+            try:
+                submission.deliver(part)
+            except Exception as error:  # of that caller's `on_scores`: the others get theirs
+                submission.fail(error)
 
     def _abandon(self, failed: _Submission, keys: Iterable[bytes], error: BaseException) -> None:
         """``failed`` gets the error; others that waited for its keys ask for themselves."""

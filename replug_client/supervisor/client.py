@@ -59,6 +59,7 @@ class RemoteSupervisor:
         clients = [clients] if isinstance(clients, openai.AsyncOpenAI) else list(clients)
         self._endpoints = [Endpoint(client) for client in clients]
         self._closed = False
+        self._pool: Pool | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="remote-supervisor", daemon=True)
         self._thread.start()
@@ -91,14 +92,20 @@ class RemoteSupervisor:
         return self._on_loop(self._run(prompts, on_scores))
 
     def close(self) -> None:
-        """Drop what is under way, close the connections, and end the thread."""
+        """Drop what is under way, close the connections, and end the thread.
+
+        Raises:
+            SupervisorChangedError: another model has given the last scores; whoever kept them was told to drop them.
+        """
         if self._closed:
             return
         self._closed = True
-        self._on_loop(self._shut_down()).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        try:
+            self._on_loop(self._shut_down()).result()
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
 
     def __enter__(self) -> RemoteSupervisor:
         return self
@@ -114,8 +121,12 @@ class RemoteSupervisor:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
-        for endpoint in self._endpoints:
-            await endpoint.close()
+        try:
+            if self._pool is not None:
+                await self._pool.prove()
+        finally:
+            for endpoint in self._endpoints:
+                await endpoint.close()
 
     async def _connect(self, model: str, formats: Sequence[WireFormat]) -> None:
         endpoints, options = self._endpoints, self._options

@@ -25,6 +25,8 @@ class ClientOptions:
         recheck_after: Seconds without an answer after which a server has to pass the canary again. It may
             have been exchanged meanwhile, and connections that would have told are closed by then; loading
             a model takes longer than this.
+        canary_every: Seconds after which a server that answers all the time has to pass it, too: another one may
+            have come behind a connection that did not break.
     """
 
     concurrency: int | Literal["auto"] = "auto"
@@ -35,6 +37,7 @@ class ClientOptions:
     longest_wait: float = 2.0
     server_wait: float = 600.0
     recheck_after: float = 10.0
+    canary_every: float = 60.0
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
@@ -46,6 +49,8 @@ class ClientOptions:
             raise OptionError(
                 f"recheck_after must be at least {_SHORTEST_RECHECK} s, not {self.recheck_after}"
             )
+        if self.canary_every <= 0:
+            raise OptionError(f"canary_every must be more than 0 s, not {self.canary_every}")
         if self.server_wait < 0:
             raise OptionError(f"--server_wait must be 0 or more seconds, not {self.server_wait:g}")
 

@@ -1,7 +1,8 @@
 """The servers of a run: who gets the next request, who is gone, and who may come back.
 
 A server that breaks a connection is given no new work until it has passed the canary: it may have been restarted
-with another model under the same name. What was on its way to us by then is held back until that is known.
+with another model under the same name. What was on its way to us by then is held back until that is known. One
+that answers all the time is held against the canary as well, now and then (``proof``).
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from enum import Enum, auto
+from functools import partial
 from typing import ClassVar
 
 from replug_client.errors import SupervisorChangedError, SupervisorError, SupervisorUnavailableError
@@ -26,12 +26,16 @@ from replug_client.supervisor.endpoint import (
 )
 from replug_client.supervisor.limiter import Limiter, waiting_prompts
 from replug_client.supervisor.options import ClientOptions
+from replug_client.supervisor.proof import Proof
+from replug_client.supervisor.protocol import Retract
+from replug_client.supervisor.replica import Replica, State
 
 _log = logging.getLogger(__name__)
 
 _LONGEST_PROBE_WAIT = 10.0
 _REMIND_SECONDS = 60.0
 _METRICS_SECONDS = 2.0
+_LAST_CANARY_SECONDS = 10.0  # nothing else is under way then
 
 Check = Callable[[Endpoint], Awaitable[None]]
 """Ends well where a server is as it was; raises ``SupervisorChangedError`` where another model answers."""
@@ -41,53 +45,6 @@ class OutageError(SupervisorUnavailableError):
     """No server is left, and none came back; it was waited for, so asking again is of no use."""
 
     retryable: ClassVar[bool] = False
-
-
-class State(Enum):
-    """Where a server stands."""
-
-    ALIVE = auto()
-    IN_DOUBT = auto()  # a connection broke, or none was there for long: it has to pass the canary
-    GONE = auto()  # asked again and again until it is back
-    CHANGED = auto()  # never asked again
-
-
-@dataclass(eq=False)
-class Replica:
-    """One server.
-
-    Attributes:
-        endpoint: Where it is.
-        limiter: How many requests it gets at once.
-        state: See ``State``.
-        error: Why it is not alive.
-        requests: In flight.
-        prompts: In flight.
-        tokens: In flight.
-        seen: When it last answered, by ``time.monotonic``.
-        settled: Set where it is known whether the server is as it was.
-        tells_queue: Whether its ``/metrics`` says how many prompts wait, so far as is known.
-        watcher: Reads them.
-        passed: How often it has passed the canary since it was in doubt first.
-    """
-
-    endpoint: Endpoint
-    limiter: Limiter
-    state: State = State.ALIVE
-    error: SupervisorError | None = None
-    requests: int = 0
-    prompts: int = 0
-    tokens: int = 0
-    seen: float = field(default_factory=time.monotonic)
-    settled: asyncio.Event = field(default_factory=asyncio.Event)
-    tells_queue: bool = True
-    watcher: asyncio.Task[None] | None = None
-    passed: int = 0
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether it may get work, and its answers be believed."""
-        return self.state is State.ALIVE
 
 
 class Slot:
@@ -106,13 +63,20 @@ class Slot:
         """
         await self._pool.confirm(self._replica)
 
+    def kept(self, retract: Retract | None) -> None:
+        """Its answer has been kept; how to take it back, should another model prove to have given it."""
+        if retract is not None:
+            self._replica.proof.add(retract)
+
 
 class Pool:
     """Gives each request to the server with the least work under way, measured in tokens."""
 
     def __init__(self, endpoints: Sequence[Endpoint], check: Check, options: ClientOptions) -> None:
-        self.replicas = [Replica(e, Limiter(options.fixed_concurrency)) for e in endpoints]
-        self._check = check
+        self.replicas = [
+            Replica(e, Limiter(options.fixed_concurrency), Proof(partial(check, e), options.first_wait))
+            for e in endpoints
+        ]
         self._options = options
         self._waiting: deque[tuple[asyncio.Future[Replica], int, int]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -151,6 +115,7 @@ class Pool:
         else:
             replica.seen = time.monotonic()
             replica.limiter.answered(tokens, replica.seen - began, crowded=bool(self._waiting))
+            self._prove_if_due(replica)
         finally:
             self._free(replica, prompts, tokens)
 
@@ -163,10 +128,28 @@ class Pool:
             if replica.passed == passed:
                 raise LostConnectionError(f"an answer of a server that is gone since: {replica.error}")
 
-    async def close(self) -> None:
-        """Close the connections."""
-        for replica in self.replicas:
-            await replica.endpoint.close()
+    async def prove(self) -> None:
+        """At the end: hold each server against the canary that has answered since its last one.
+
+        One that cannot be asked any more cannot be blamed either; its answers are kept.
+
+        Raises:
+            SupervisorChangedError: another model has answered; its scores have been taken back.
+        """
+        work = [self._prove_last(replica) for replica in self.replicas if replica.proof.is_open]
+        for result in await asyncio.gather(*work, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _prove_last(self, replica: Replica) -> None:
+        try:
+            await asyncio.wait_for(replica.proof.hold(), _LAST_CANARY_SECONDS)
+        except SupervisorChangedError:
+            replica.proof.retract()
+            raise
+        except (SupervisorError, TimeoutError) as error:
+            url = replica.endpoint.base_url
+            _log.info("%s could not be held against its canary at the end: %s", url, error)
 
     async def _place(self, prompts: int, tokens: int, again: bool) -> Replica:
         future: asyncio.Future[Replica] = asyncio.get_running_loop().create_future()
@@ -225,16 +208,31 @@ class Pool:
             replica.settled.clear()
             self._start(self._restore(replica))
 
+    def _prove_if_due(self, replica: Replica) -> None:
+        idle = replica.prover is None or replica.prover.done()
+        if idle and replica.is_alive and replica.proof.is_due(self._options.canary_every):
+            replica.prover = self._start(self._prove(replica))
+
+    async def _prove(self, replica: Replica) -> None:
+        """Ask for the canary beside the work; where it differs, the server is in doubt."""
+        try:
+            await replica.proof.hold(times=1)
+        except SupervisorChangedError as error:
+            self._doubt(replica, error)
+        except SupervisorError as error:  # if the server is gone, the work will tell
+            _log.debug("%s: no canary: %s", replica.endpoint.base_url, error)
+
     async def _restore(self, replica: Replica) -> None:
         """Ask for the canary until the server is back, or another model answers."""
         url, began, wait, asked = replica.endpoint.base_url, time.monotonic(), self._options.first_wait, 0
         while True:
             try:
-                await self._check(replica.endpoint)
+                await replica.proof.hold()
                 break
             except SupervisorChangedError as error:
                 _log.error("%s", error)
                 replica.state, replica.error = State.CHANGED, error
+                replica.proof.retract()
                 self._back.set()
                 break
             except SupervisorError as error:

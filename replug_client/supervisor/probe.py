@@ -102,7 +102,7 @@ async def check_unchanged(endpoint: Endpoint, name: str, wire_format: WireFormat
     if not apart.is_noise:
         raise SupervisorChangedError(
             f"{endpoint.base_url} serves another model under the name {name!r} than when this run began:"
-            f" the canary prompt's score differs by {apart}. None of its scores were kept. {_MEND}"
+            f" the canary prompt's score differs by {apart}. No score that came since the last canary is kept. {_MEND}"
         )
 
 

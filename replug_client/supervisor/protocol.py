@@ -102,8 +102,14 @@ class Supervisor(Protocol):
         ...
 
 
-OnScores = Callable[[Sequence[int], Sequence[Score]], None]
-"""Told of scores as they come: positions in the submission, and their scores. Called from any thread."""
+Retract = Callable[[], None]
+"""Takes scores back that were handed out: another model than the supervisor has given them. Called from any thread."""
+
+OnScores = Callable[[Sequence[int], Sequence[Score]], Retract | None]
+"""Told of scores as they come: positions in the submission, and their scores. Called from any thread.
+
+It may return how to take them back, and is then asked to where they prove to be of another model.
+"""
 
 
 @runtime_checkable

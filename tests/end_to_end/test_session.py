@@ -36,8 +36,8 @@ OUTPUT = "output_finetuned_retriever"
 # twice: for the canary prompt alone, and for the canary beside its own first part. That is 3 prompts.
 START_REQUESTS, START_PROMPTS = 2, 3
 # A server that was left alone for ten seconds is asked for its canary once more before it gets work: after the
-# preparations, and perhaps once in between on a slow machine.
-MOST_RECHECKS = 3
+# preparations, and perhaps once in between on a slow machine; and once at the end, and each minute in between.
+MOST_RECHECKS = 5
 
 # The session itself stands in a fixture, before the first test: its three commands and the server's start.
 pytestmark = pytest.mark.timeout(1200)
