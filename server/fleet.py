@@ -15,8 +15,8 @@ from types import FrameType
 from server.errors import ServerError
 from server.options import WatchOptions
 from server.plan import Plan
-from server.process import end_orphans
-from server.replica import Replica
+from server.process import cannot_log, end_orphans
+from server.replica import Replica, check_port
 
 _TICK = 0.1
 Say = Callable[[str], None]
@@ -48,8 +48,10 @@ class StopRequest:
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Listen to SIGINT, SIGTERM and SIGHUP; from the main thread."""
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        """Listen to SIGINT, SIGTERM and, unless ``nohup`` has it ignored, SIGHUP; from the main thread."""
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
         before = {number: signal.signal(number, self) for number in numbers}
         try:
             yield
@@ -79,36 +81,42 @@ class Fleet:
             say: Prints a line on the screen.
             alone: Every child of this process is a server, or an orphan of one (``adopt_orphans``), so that
                 orphans can be told, and killed: what was started in a session of its own.
+
+        Raises:
+            ServerError: there is no folder to write the logs to.
         """
         self.options = options
         self._alone = alone
         self._say = say
-        folder = options.log_dir or Path(tempfile.mkdtemp(prefix="replug-server-"))
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = _log_folder(options.log_dir)
         self.replicas = [
             Replica(command, environ, options, folder / f"vllm-{command.port}.log", say)
             for command in plan.commands
         ]
 
     @property
-    def ready(self) -> bool:
-        """Whether every server is."""
-        return all(replica.state == "ready" for replica in self.replicas)
+    def ready(self) -> list[Replica]:
+        """The servers that score."""
+        return [replica for replica in self.replicas if replica.state == "ready"]
 
     def start(self, stop: StopRequest) -> bool:
-        """Start all, and wait until all score; False if ``stop`` came first.
+        """Start all, and wait until all score, but for those given up meanwhile; False if ``stop`` came first.
 
         Raises:
-            ServerError: one of them cannot start; its cause.
+            ServerError: a port is taken (then none is started), one of them cannot start, or every one has been
+                given up; the cause.
         """
+        for replica in self.replicas:
+            check_port(replica.command.host, replica.command.port)
         for replica in self.replicas:
             replica.start()
         self._say(f"vLLM's own output: {', '.join(str(replica.log) for replica in self.replicas)}")
-        while not self.ready:
+        while any(replica.state not in ("ready", "failed") for replica in self.replicas):
             if stop.asked:
                 return False
             self._step()
             stop.wait(_TICK)
+        self._fail_if_none_is_left()
         return True
 
     def watch(self, stop: StopRequest) -> None:
@@ -126,15 +134,15 @@ class Fleet:
                 if replica.state != "ready" and states[position] == "ready":
                     self._end_orphans()
                 states[position] = replica.state
-            if all(state == "failed" for state in states):
-                raise ServerError(
-                    "no server is left: each died more often than it may be restarted",
-                    f"Their logs say why: {', '.join(str(replica.log) for replica in self.replicas)}",
-                )
+            self._fail_if_none_is_left()
             stop.wait(_TICK)
 
-    def end(self, stop: StopRequest | None = None) -> None:
-        """End all, in order within ``grace`` seconds, else by force; a second signal makes haste."""
+    def end(self, stop: StopRequest | None = None) -> list[int]:
+        """End all, in order within ``grace`` seconds, else by force; a second signal makes haste.
+
+        Returns:
+            Ids of processes that are left all the same, since the system does not end them.
+        """
         for replica in self.replicas:
             replica.ask_to_end()
         deadline = time.monotonic() + self.options.grace
@@ -142,13 +150,19 @@ class Fleet:
             if stop is not None and stop.times > 1:
                 break
             time.sleep(_TICK / 2)
-        for replica in self.replicas:
-            replica.kill()
-        self._end_orphans()
+        left = [pid for replica in self.replicas if (pid := replica.kill()) is not None]
+        return sorted({*left, *self._end_orphans()})
 
-    def _end_orphans(self) -> None:
-        if self._alone:
-            end_orphans([replica.pid for replica in self.replicas if replica.pid is not None])
+    def _end_orphans(self) -> list[int]:
+        living = [replica.pid for replica in self.replicas if replica.pid is not None]
+        return end_orphans(living) if self._alone else []
+
+    def _fail_if_none_is_left(self) -> None:
+        if all(replica.state == "failed" for replica in self.replicas):
+            raise ServerError(
+                "no server is left: each died more often than it may be restarted",
+                f"Their logs say why: {', '.join(str(replica.log) for replica in self.replicas)}",
+            )
 
     def _step(self) -> None:
         for replica in self.replicas:
@@ -171,7 +185,7 @@ def serving(
         environ: The environment that the servers inherit; the one that the plan was made with.
 
     Yields:
-        Their base URLs, with ``/v1``.
+        The base URLs, with ``/v1``, of those that are ready.
 
     Raises:
         ServerError: one of them cannot start; its cause.
@@ -179,6 +193,15 @@ def serving(
     fleet = Fleet(plan, environ, options or WatchOptions(), say)
     try:
         fleet.start(StopRequest())
-        yield plan.base_urls
+        yield [replica.command.base_url for replica in fleet.ready]
     finally:
         fleet.end()
+
+
+def _log_folder(given: Path | None) -> Path:
+    try:
+        folder = given or Path(tempfile.mkdtemp(prefix="replug-server-"))
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_log(given or Path(tempfile.gettempdir()), error) from error
+    return folder

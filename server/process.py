@@ -13,7 +13,12 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
+from server.errors import ServerError
+
+KILL_SECONDS = 10.0
+"""How long a killed process may take to be gone; one that hangs in the kernel takes for ever."""
 _TAIL = 400
 _PR_SET_CHILD_SUBREAPER = 36
 # Runs in the place of the server, and becomes it: Linux then sends SIGTERM (15) when the launcher dies, however
@@ -53,8 +58,15 @@ class ServerProcess:
             log: Appended to.
             on_line: Called for each line, in a thread.
             secrets: Never written anywhere.
+
+        Raises:
+            ServerError: the log cannot be written.
         """
         self._tail: deque[str] = deque(maxlen=_TAIL)
+        try:
+            file = log.open("a", encoding="utf-8")
+        except OSError as error:
+            raise cannot_log(log, error) from error
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _SHIM, str(os.getpid()), *arguments],
             stdin=subprocess.DEVNULL,
@@ -64,7 +76,7 @@ class ServerProcess:
             start_new_session=True,  # Ctrl-C is for the launcher alone, which then ends this in order
         )
         self.pid = self._process.pid
-        self._reader = threading.Thread(target=self._read, args=(log, on_line, tuple(secrets)), daemon=True)
+        self._reader = threading.Thread(target=self._read, args=(file, on_line, tuple(secrets)), daemon=True)
         self._reader.start()
 
     def status(self) -> int | None:
@@ -83,17 +95,18 @@ class ServerProcess:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGTERM)
 
-    def kill(self) -> None:
-        """SIGKILL to all of its group, and wait until none of it is left."""
-        deadline = time.monotonic() + 10.0
+    def kill(self) -> bool:
+        """SIGKILL to all of its group; whether none of it is left, for which it waits ``KILL_SECONDS`` at most."""
+        deadline = time.monotonic() + KILL_SECONDS
         while time.monotonic() < deadline:
             try:
                 os.killpg(self.pid, signal.SIGKILL)
             except (ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
-                break
+                self._process.wait()
+                return True
             self._reap()
             time.sleep(0.02)
-        self._process.wait()
+        return False
 
     def _reap(self) -> None:
         """Take the exit status of the group's members: the server's, and those of orphans given to us."""
@@ -103,9 +116,9 @@ class ServerProcess:
             while os.waitpid(-self.pid, os.WNOHANG)[0]:
                 pass
 
-    def _read(self, log: Path, on_line: Callable[[str], None], secrets: tuple[str, ...]) -> None:
+    def _read(self, log: TextIO, on_line: Callable[[str], None], secrets: tuple[str, ...]) -> None:
         assert self._process.stdout is not None
-        with log.open("a", encoding="utf-8") as file, self._process.stdout as stream:
+        with log as file, self._process.stdout as stream:
             for data in stream:
                 line = data.decode("utf-8", "replace").rstrip("\n")
                 for secret in secrets:
@@ -123,13 +136,32 @@ def adopt_orphans() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def end_orphans(living: Sequence[int]) -> None:
-    """Kill the children of this process other than ``living``: what servers left behind in sessions of their own."""
-    for pid in _children():
-        if pid not in living:
-            with suppress(ProcessLookupError, ChildProcessError):
+def end_orphans(living: Sequence[int]) -> list[int]:
+    """Kill the children of this process other than ``living``: what servers left behind in sessions of their own.
+
+    Killed, they leave children of their own to this process; so it is repeated, for ``KILL_SECONDS`` at most.
+
+    Returns:
+        Ids of those that are left.
+    """
+    deadline = time.monotonic() + KILL_SECONDS
+    while orphans := [pid for pid in _children() if pid not in living]:
+        if time.monotonic() > deadline:
+            return orphans
+        for pid in orphans:
+            with suppress(ProcessLookupError, PermissionError, ChildProcessError):
                 os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
+                os.waitpid(pid, os.WNOHANG)
+        time.sleep(0.02)
+    return []
+
+
+def cannot_log(path: Path, error: OSError) -> ServerError:
+    """What to raise where a log, or its folder, cannot be opened."""
+    return ServerError(
+        f"the servers' output cannot be written to {path}: {error.strerror or error}",
+        "Give a folder that can be written to, on a disk with room: --log-dir FOLDER.",
+    )
 
 
 def _children() -> list[int]:

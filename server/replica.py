@@ -62,7 +62,7 @@ class Replica:
         """Start the server; from the main thread.
 
         Raises:
-            ServerError: its port is taken.
+            ServerError: its port is taken, or its log cannot be written.
         """
         check_port(self.command.host, self.command.port)
         self._stage = self._shown = FIRST
@@ -107,12 +107,10 @@ class Replica:
         """Whether the server's own process is gone."""
         return self._process is None or self._process.status() is not None
 
-    def kill(self) -> None:
-        """End whatever is left of it; its processes are gone on return."""
-        if self._process is not None:
-            self._process.kill()
-            self._process = None
-        self._question = None
+    def kill(self) -> int | None:
+        """End whatever is left of it; the id of its group if some of that cannot be ended, else None."""
+        process, self._process, self._question = self._process, None, None
+        return None if process is None or process.kill() else process.pid
 
     def _while_starting(self, now: float) -> None:
         if self._stage != self._shown or now - self._spoke > _STILL:

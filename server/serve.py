@@ -76,8 +76,13 @@ def serve(
                 fleet.watch(stop)
             say(f"ending ({signal.Signals(stop.signal or 0).name}); again to make haste")
         finally:
-            fleet.end(stop)
-        say("ended; no process is left")
+            left = fleet.end(stop)
+            if left:
+                say(
+                    f"ended, but what was killed is still there (ps -p shows why): {', '.join(map(str, left))}"
+                )
+        if not left:
+            say("ended; no process is left")
     return 0 if was_ready else 128 + (stop.signal or 0)
 
 
@@ -100,14 +105,15 @@ def describe(chosen: Plan, build: Build, machine: Machine) -> list[str]:
 
 def announce(fleet: Fleet, options: ServeOptions) -> list[str]:
     """The READY line, with all URLs, and what to do with them."""
-    urls = ",".join(replica.command.base_url for replica in fleet.replicas)
+    commands = [replica.command for replica in fleet.ready]
+    urls = ",".join(command.base_url for command in commands)
     if options.host in ("0.0.0.0", "::"):
         host = socket.gethostname()
-        urls = ",".join(f"http://{host}:{port}/v1" for port in options.ports)
-    served = fleet.replicas[0].served
+        urls = ",".join(f"http://{host}:{command.port}/v1" for command in commands)
+    served = fleet.ready[0].served
     name = served.name if served else options.model
     length = served.max_model_len if served and served.max_model_len else "an unknown number of"
-    key = fleet.replicas[0].command.key_variable
+    key = commands[0].key_variable
     return [
         f"READY {urls} serves {name}, at most {length} tokens",
         f"In another terminal: python run_replug_lsr.py --base_url {urls} --model {name} ...",

@@ -70,13 +70,24 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+SLEEP = [sys.executable, "-S", "-c", "import time; time.sleep(600)"]
+STRAY = f"""
+import subprocess, time
+print(subprocess.Popen({SLEEP!r}, start_new_session=True).pid, flush=True)
+time.sleep(600)
+"""
+
+
 def start_engine() -> subprocess.Popen[bytes]:
-    """A child, as vLLM's engine is; and, if asked, one in a session of its own, as compile workers are."""
-    sleep = [sys.executable, "-S", "-c", "import time; time.sleep(600)"]
-    engine = subprocess.Popen(sleep)
+    """A child, as vLLM's engine is; if asked, one with a child in sessions of their own, as compile workers are."""
+    engine = subprocess.Popen(SLEEP)
     own = [f"server {os.getpid()}", f"engine {engine.pid}"]
     if "stray" in MODES:
-        own.append(f"stray {subprocess.Popen(sleep, start_new_session=True).pid}")
+        stray = subprocess.Popen(
+            [sys.executable, "-S", "-c", STRAY], start_new_session=True, stdout=subprocess.PIPE
+        )
+        assert stray.stdout is not None
+        own += [f"stray {stray.pid}", f"grandchild {int(stray.stdout.readline())}"]
     with PIDS.open("a") as file:
         file.write("\n".join(own) + "\n")
     return engine
@@ -91,15 +102,17 @@ def fail_if_asked() -> None:
         sys.exit("OSError: [Errno 28] No space left on device")
 
 
-def end(number: int, frame: Any) -> None:
-    if "stubborn" not in MODES:
-        os._exit(0)  # the engine is left to the launcher
-
-
 def main() -> None:
-    signal.signal(signal.SIGTERM, end)
     log(f"non-default args: {{'api_key': '{os.environ.get('VLLM_API_KEY')}'}}")
     engine = start_engine()
+
+    def end(number: int, frame: Any) -> None:
+        if "orderly" in MODES:  # as vLLM does
+            engine.kill()
+        if "stubborn" not in MODES:
+            os._exit(0)  # unless orderly, the engine is left to the launcher
+
+    signal.signal(signal.SIGTERM, end)
     fail_if_asked()
     log("Starting to load model lm...")
     if "slow" in MODES:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,13 +13,15 @@ from typing import Any
 
 import pytest
 
+from server import process
 from server.errors import ServerError
 from server.fleet import Fleet, StopRequest, serving
 from server.options import ServeOptions, WatchOptions
 from server.plan import Plan
 from server.probe import served_models
-from server.serve import make_plan
-from tests.server.conftest import Bench, alive, free_port, wait_until
+from server.replica import Replica, State
+from server.serve import announce, make_plan
+from tests.server.conftest import ROOT, Bench, alive, free_port, wait_until
 
 
 def planned(bench: Bench, environ: dict[str, str], **more: Any) -> Plan:
@@ -136,3 +140,54 @@ def test_a_fleet_goes_on_while_one_lives(bench: Bench) -> None:
             fleet.end()
     acting.result()
     assert bench.nothing_left()
+
+
+def started(bench: Bench, monkeypatch: pytest.MonkeyPatch, *states: State) -> Fleet:
+    """A fleet whose servers come to ``states`` as soon as they are started; there are no processes."""
+    chosen = planned(bench, bench.environment(), port=free_port(len(states)), replicas=len(states))
+    coming = iter(states)
+    monkeypatch.setattr(Replica, "start", lambda self: setattr(self, "state", next(coming)))
+    return Fleet(chosen, {}, WatchOptions(log_dir=bench.folder), lambda line: None)
+
+
+def test_a_start_goes_on_with_those_that_are_left(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = started(bench, monkeypatch, "failed", "ready")
+    assert fleet.start(StopRequest())
+    port = fleet.replicas[1].command.port
+    assert announce(fleet, ServeOptions("lm"))[0].startswith(f"READY http://127.0.0.1:{port}/v1 serves")
+
+
+def test_a_start_of_which_nothing_is_left_is_an_error(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = started(bench, monkeypatch, "failed", "failed")
+    with pytest.raises(ServerError, match="no server is left"):
+        fleet.start(StopRequest())
+
+
+@pytest.mark.parametrize(("before", "asked"), [((), True), (("nohup",), False)])
+def test_a_hang_up_ends_all_unless_it_is_ignored(before: tuple[str, ...], asked: bool) -> None:
+    program = """
+import os, signal
+from server.fleet import StopRequest
+stop = StopRequest()
+with stop.on_signals():
+    os.kill(os.getpid(), signal.SIGHUP)
+print(stop.asked)
+"""
+    done = subprocess.run(
+        [*before, sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"{asked}\n"
+
+
+def test_what_is_left_is_told(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = started(bench, monkeypatch, "ready")
+    monkeypatch.setattr(Replica, "kill", lambda self: 77)
+    assert fleet.end() == [77]
+
+
+def test_an_orphan_that_cannot_be_killed_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "KILL_SECONDS", 0.1)
+    monkeypatch.setattr(process, "_children", lambda: [77, 78])
+    monkeypatch.setattr(os, "kill", lambda pid, number: None)
+    assert process.end_orphans([78]) == [77]
+    assert process.end_orphans([77, 78]) == []

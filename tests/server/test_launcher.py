@@ -114,6 +114,28 @@ def test_a_taken_port_is_refused_before_anything_starts(bench: Bench) -> None:
     assert not bench.pids()
 
 
+def test_no_replica_starts_where_the_port_of_another_is_taken(bench: Bench) -> None:
+    port = free_port(2)
+    with socket.create_server(("127.0.0.1", port + 1)):
+        process = bench.launch("--port", port, "--replicas", 2)
+        assert process.wait(60) == 1
+    assert f"error: port {port + 1} of 127.0.0.1 cannot be had" in bench.screen()
+    assert not list((bench.folder / "logs").iterdir())
+
+
+@pytest.mark.parametrize("taken", ["logs", "logs/vllm-{port}.log/folder"])
+def test_a_log_that_cannot_be_written_is_said_at_once(bench: Bench, taken: str) -> None:
+    port = free_port()
+    path = bench.folder / taken.format(port=port)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    process = bench.launch("--port", port)
+    assert process.wait(60) == 1
+    assert f"error: the servers' output cannot be written to {bench.folder / 'logs'}" in bench.screen()
+    assert "--log-dir FOLDER" in bench.screen()
+    assert not bench.pids()
+
+
 def test_ctrl_c_during_start_up_ends_it(bench: Bench) -> None:
     process = bench.launch("--port", free_port(), modes=("slow",))
     bench.shows("loading the model")
@@ -133,12 +155,12 @@ def test_a_server_that_will_not_end_is_killed_and_a_second_ctrl_c_makes_haste(be
     assert bench.nothing_left()
 
 
-def test_a_launcher_that_is_killed_takes_its_server_along(bench: Bench) -> None:
-    process = bench.launch("--port", free_port())
+def test_a_launcher_that_is_killed_takes_its_server_and_the_engine_along(bench: Bench) -> None:
+    process = bench.launch("--port", free_port(), modes=("orderly",))
     bench.shows("READY")
     process.kill()
     process.wait()
-    wait_until(lambda: not alive(bench.pids("server")[0]), "the server has ended")
+    wait_until(bench.nothing_left, "server and engine have ended")
 
 
 def test_too_long_a_start_is_ended(bench: Bench) -> None:
