@@ -108,25 +108,11 @@ def run(plan: Plan, console: Console | None = None) -> None:
     began = time.monotonic()
     _build_corpus(plan, console)
     base = minilm()
-    data, folder = plan.folder / "data", plan.folder
+    folder = plan.folder
     _command(console, "Embed the passages", "generate_passage_embeddings.py", embed_flags(plan, base))
     _command(console, "Tune the retriever", "run_replug_lsr.py", train_flags(plan, base))
     console.rule("Does it help the language model, on files that it was not trained on?")
-    options = TableOptions(
-        base=str(base),
-        tuned=folder / "retriever",
-        passages=data / "passages.csv",
-        embeddings=str(folder / "embeddings" / "passages_00"),
-        held_out=data / "held_out.csv",
-        lm=LM,
-        cache_dir=folder / "cache",
-        results=plan.results,
-        windows=WindowOptions(
-            int(plan.common["context_len"]), int(plan.common["pred_len"]), int(plan.common["min_pred_len"])
-        ),
-        max_examples=plan.max_held_out,
-    )
-    write_table(options, console)
+    write_table(table_options(plan, base, folder / "retriever", plan.results), console)
     compare = {
         "run": str(folder / "retriever"),
         "n_docs": "5",
@@ -149,6 +135,23 @@ def embed_flags(plan: Plan, base: Path) -> dict[str, str]:
         "compute_dtype": "bfloat16",
         "cache_dir": str(plan.folder / "cache"),
     }
+
+
+def table_options(plan: Plan, base: Path, tuned: Path, results: Path) -> TableOptions:
+    """What the table compares: ``tuned`` with the base, on the held-out files."""
+    data, windows = plan.folder / "data", ("context_len", "pred_len", "min_pred_len")
+    return TableOptions(
+        base=str(base),
+        tuned=tuned,
+        passages=data / "passages.csv",
+        embeddings=str(plan.folder / "embeddings" / "passages_00"),
+        held_out=data / "held_out.csv",
+        lm=LM,
+        cache_dir=plan.folder / "cache",
+        results=results,
+        windows=WindowOptions(*(int(plan.common[name]) for name in windows)),
+        max_examples=plan.max_held_out,
+    )
 
 
 def train_flags(plan: Plan, base: Path) -> dict[str, str]:

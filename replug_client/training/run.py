@@ -96,7 +96,7 @@ def _train(options: TrainOptions, processes: Processes) -> Path:
         logger.info(
             "%s", f"resuming from {checkpoint.name}" if checkpoint else "training from the base encoder"
         )
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         bars.close()
         scores = Counter[str]()
         for stats in processes.each(asdict(supervisor.stats)):
@@ -107,6 +107,9 @@ def _train(options: TrainOptions, processes: Processes) -> Path:
         history = trainer.state.log_history
         figures = {
             "seconds": round(time.time() - began, 1),
+            # From the first step to the last of this start, validations and whatever was waited for included.
+            "seconds_training": round(trained.metrics["train_runtime"], 1),
+            "seconds_validating": round(getattr(trainer.evaluator, "seconds", 0.0), 1),
             "seconds_retrieving": round(stream.timings.retrieving, 1),
             "seconds_waiting_for_scores": round(stream.timings.waiting_for_scores, 1),
             "seconds_scoring": round(stream.timings.scoring.seconds, 1),
