@@ -145,7 +145,7 @@ class TrainerForLSR(LSRTrainer):
         """As the parent's; a run that begins anew forgets the candidates of an earlier one in the same folder."""
         if not resume_from_checkpoint:
             shutil.rmtree(self._folder, ignore_errors=True)
-        return super().train(resume_from_checkpoint, *arguments, **keywords)
+        return cast(TrainOutput, super().train(resume_from_checkpoint, *arguments, **keywords))
 
     def save_retriever(self, folder: str | Path) -> None:
         """Save what plain ``SentenceTransformer(folder)`` loads; ``query`` keeps the base's passage encoder."""
