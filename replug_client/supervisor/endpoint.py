@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,12 @@ from replug_client.errors import OptionError, SupervisorRequestError, Supervisor
 DEFAULT_BASE_URL = "http://localhost:8000/v1"
 
 _REFUSED_PROMPT = (400, 413, 422)
-_TRANSIENT = (408, 425, 429)
+TRANSIENT = (408, 425, 429)
 # What a proxy says while the server behind it is gone.
 _GATEWAY = (502, 504)
 _UNAVAILABLE = 503
 # vLLM closes idle connections after 5 s; ours go earlier, so that none is reset under a request.
-_KEEP_ALIVE_SECONDS = 3.0
+KEEP_ALIVE_SECONDS = 3.0
 
 
 class PromptRefusedError(SupervisorRequestError):
@@ -31,6 +33,10 @@ class PromptRefusedError(SupervisorRequestError):
 
 class LostConnectionError(SupervisorUnavailableError):
     """Refused, reset, cut off, or 502 to 504: the server may be gone, and another may come in its place."""
+
+
+class NoConnectionError(LostConnectionError):
+    """Refused: the server has not seen the request."""
 
 
 class BusyError(SupervisorUnavailableError):
@@ -60,6 +66,12 @@ class ServedModel:
     max_model_len: int | None
 
 
+def root_of(served: Sequence[ServedModel]) -> str:
+    """Where the weights come from, of all that serve them: the same text however they are listed and spelled."""
+    roots = [entry.root or entry.name for entry in served]
+    return min(str(Path(root).resolve()) if Path(root).is_dir() else root for root in roots)
+
+
 def default_base_url() -> str:
     """``OPENAI_BASE_URL``, or the place where vLLM listens by default."""
     return os.environ.get("OPENAI_BASE_URL") or DEFAULT_BASE_URL
@@ -84,6 +96,15 @@ def api_key() -> str:
     return os.environ.get("OPENAI_API_KEY") or "none"
 
 
+def is_loopback(base_url: str) -> bool:
+    """Whether a server is on this machine; then no proxy of the environment's leads to it."""
+    host = httpx2.URL(base_url).host
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
 def make_client(base_url: str, *, timeout: float = 600.0) -> openai.AsyncOpenAI:
     """An ``openai`` client for a server; its own retries are off, ours are bounded and typed.
 
@@ -94,10 +115,12 @@ def make_client(base_url: str, *, timeout: float = 600.0) -> openai.AsyncOpenAI:
     if not base_url.startswith(("http://", "https://")):
         raise OptionError(f"--base_url must begin with http:// or https://, not {base_url!r}")
     limits = httpx2.Limits(
-        max_connections=None, max_keepalive_connections=None, keepalive_expiry=_KEEP_ALIVE_SECONDS
+        max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEP_ALIVE_SECONDS
     )
     seconds = httpx2.Timeout(timeout, connect=10.0)
-    transport = openai.DefaultAsyncHttpxClient(limits=limits, timeout=seconds)
+    transport = openai.DefaultAsyncHttpxClient(
+        limits=limits, timeout=seconds, trust_env=not is_loopback(base_url)
+    )
     return openai.AsyncOpenAI(
         base_url=base_url, api_key=api_key(), max_retries=0, timeout=seconds, http_client=transport
     )
@@ -210,7 +233,8 @@ def _seconds(timeout: float | httpx2.Timeout | None) -> float:
 
 def _lost(url: str, error: Exception) -> LostConnectionError:
     cause = error.__cause__ or error
-    return LostConnectionError(
+    unseen = isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout)
+    return (NoConnectionError if unseen else LostConnectionError)(
         f"{url}: no connection ({type(cause).__name__}: {cause}). Is the server running there?"
         " Start one with: python -m server --model NAME_OR_FOLDER"
     )
@@ -223,7 +247,7 @@ def _status_error(url: str, response: httpx2.Response) -> SupervisorRequestError
         return LostConnectionError(text)
     if status == _UNAVAILABLE:
         return RefusedForNowError(text)
-    if status in _TRANSIENT:
+    if status in TRANSIENT:
         return BusyError(text)
     if status >= 500:
         return SupervisorUnavailableError(text)

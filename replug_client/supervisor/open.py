@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -69,7 +70,7 @@ def open_supervisor(options: SupervisorOptions) -> tuple[CachedSupervisor, Super
             clients = [make_client(url, timeout=options.timeout) for url in urls]
             supervisor = RemoteSupervisor(clients, options.model, options.client)
             try:
-                tokenizer = _tokenizer_of_server(options, urls[0], supervisor.name)
+                tokenizer = _tokenizer_of_server(options, urls, supervisor.name)
             except BaseException:
                 supervisor.close()
                 raise
@@ -84,11 +85,13 @@ def open_supervisor(options: SupervisorOptions) -> tuple[CachedSupervisor, Super
         raise
 
 
-def _tokenizer_of_server(options: SupervisorOptions, base_url: str, name: str) -> SupervisorTokenizer:
+def _tokenizer_of_server(
+    options: SupervisorOptions, base_urls: Sequence[str], name: str
+) -> SupervisorTokenizer:
     try:
-        server: ServerTokenizer | None = ServerTokenizer(base_url, name)
+        server: ServerTokenizer | None = ServerTokenizer(base_urls, name, options=options.client)
     except SupervisorError as error:
-        _log.debug("no tokenizer at the server: %s", error)
+        _log.warning("the tokenizer in use is not held against the server's own: %s", error)
         server = None
     tokenizer = load_tokenizer(options.tokenizer or options.model, server=server)
     if server is not None and tokenizer is not server:

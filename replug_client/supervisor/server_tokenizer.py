@@ -7,9 +7,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import httpx2
+from tenacity import Retrying, before_sleep_log, retry_if_exception, stop_after_attempt, wait_exponential
 
-from replug_client.errors import SupervisorError, SupervisorRequestError, SupervisorUnavailableError
-from replug_client.supervisor.endpoint import api_key
+from replug_client.errors import (
+    SupervisorError,
+    SupervisorRequestError,
+    SupervisorUnavailableError,
+    UnreadableAnswerError,
+)
+from replug_client.supervisor.endpoint import KEEP_ALIVE_SECONDS, TRANSIENT, api_key, is_loopback
+from replug_client.supervisor.options import ClientOptions
 from replug_client.supervisor.tokenizer import Offsets
 
 _log = logging.getLogger(__name__)
@@ -22,17 +29,32 @@ class ServerTokenizer:
 
     BOS is what the server puts before a text when it is asked for special tokens, if it does so. What
     looks like a special token in a text is one for the server; there is no way to tell it otherwise.
+    Several servers of one model are asked in turn until one answers, and all of them again after a wait.
     """
 
-    def __init__(self, base_url: str, model: str, *, timeout: float = 60.0) -> None:
-        """``base_url`` with or without ``/v1``; these routes lie beside it.
+    def __init__(
+        self,
+        base_url: str | Sequence[str],
+        model: str,
+        *,
+        timeout: float = 60.0,
+        options: ClientOptions | None = None,
+    ) -> None:
+        """Ask for BOS. ``base_url``, or each of them, with or without ``/v1``; these routes lie beside it.
 
         Raises:
             SupervisorError: no such server, or one without these routes.
         """
-        self._root = base_url.rstrip("/").removesuffix("/v1")
+        urls = [base_url] if isinstance(base_url, str) else base_url
+        self._roots = [url.rstrip("/").removesuffix("/v1") for url in urls]
         self._model = model
-        self._client = httpx2.Client(timeout=timeout, headers={"Authorization": f"Bearer {api_key()}"})
+        self._options = options or ClientOptions()
+        self._client = httpx2.Client(
+            timeout=timeout,
+            trust_env=not all(map(is_loopback, urls)),
+            headers={"Authorization": f"Bearer {api_key()}"},
+            limits=httpx2.Limits(keepalive_expiry=KEEP_ALIVE_SECONDS),
+        )
         with_special, _ = self._tokenize("a", add_special_tokens=True)
         without, _ = self._tokenize("a", add_special_tokens=False)
         opened = len(with_special) > len(without) and with_special[1 : 1 + len(without)] == without
@@ -59,6 +81,8 @@ class ServerTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """See ``SupervisorTokenizer.decode``."""
         answer = self._post("/detokenize", {"model": self._model, "tokens": list(ids)})
+        if "prompt" not in answer:
+            raise SupervisorError(f"{self._roots[0]}/detokenize: no text in {str(answer)[:200]}")
         return str(answer["prompt"])
 
     def close(self) -> None:
@@ -76,22 +100,47 @@ class ServerTokenizer:
         ids, strings = answer.get("tokens"), answer.get("token_strs")
         if not isinstance(ids, list) or not isinstance(strings, list) or len(ids) != len(strings):
             raise SupervisorError(
-                f"{self._root}/tokenize: no tokens with their strings in {str(answer)[:200]}"
+                f"{self._roots[0]}/tokenize: no tokens with their strings in {str(answer)[:200]}"
             )
         return ids, strings
 
     def _post(self, path: str, payload: dict[str, Any]) -> dict[str, Any]:
-        url = self._root + path
+        """The answer of the first server that has one; what may pass is tried again, within bounds."""
+        retrying = Retrying(
+            retry=retry_if_exception(lambda error: isinstance(error, SupervisorError) and error.retryable),
+            stop=stop_after_attempt(self._options.attempts),
+            wait=wait_exponential(self._options.first_wait, self._options.longest_wait),
+            before_sleep=before_sleep_log(_log, logging.WARNING),
+            reraise=True,
+        )
+        return retrying(self._post_to_any, path, payload)
+
+    def _post_to_any(self, path: str, payload: dict[str, Any]) -> dict[str, Any]:
+        for _ in self._roots:
+            try:
+                return self._post_once(self._roots[0] + path, payload)
+            except SupervisorError as error:
+                reason = error
+                self._roots.append(self._roots.pop(0))  # the next one, from now on
+        raise reason
+
+    def _post_once(self, url: str, payload: dict[str, Any]) -> dict[str, Any]:
         try:
             response = self._client.post(url, json=payload)
         except httpx2.HTTPError as error:
             raise SupervisorUnavailableError(f"{url}: no answer ({error})") from error
-        if response.status_code != 200:
+        status = response.status_code
+        if status >= 500 or status in TRANSIENT:
+            raise SupervisorUnavailableError(f"{url}: status {status}: {response.text[:200]}")
+        if status != 200:
             raise SupervisorRequestError(
-                f"{url}: status {response.status_code}: {response.text[:200]}."
+                f"{url}: status {status}: {response.text[:200]}."
                 " Without this route, give the model's tokenizer with --tokenizer FOLDER_OR_NAME."
             )
-        answer = response.json()
+        try:
+            answer = response.json()
+        except ValueError as error:
+            raise UnreadableAnswerError(f"{url}: an answer, but no JSON: {response.text[:80]!r}") from error
         if not isinstance(answer, dict):
             raise SupervisorRequestError(f"{url}: expected a JSON object, found {str(answer)[:200]}")
         return answer

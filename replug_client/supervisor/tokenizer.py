@@ -138,7 +138,7 @@ def check_same_ids(tokenizer: SupervisorTokenizer, server: SupervisorTokenizer, 
     try:
         theirs = server.encode(text)
     except SupervisorError as error:
-        _log.debug("the server's tokenizer cannot be asked: %s", error)
+        _log.warning("the tokenizer in use is not held against the server's own: %s", error)
         return
     ours = tokenizer.encode(text)
     if ours != theirs:

@@ -1,12 +1,15 @@
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from replug_client.errors import OptionError, SupervisorError, SupervisorRequestError
+from replug_client.supervisor.open import SupervisorOptions, open_supervisor
+from replug_client.supervisor.options import ClientOptions
 from replug_client.supervisor.server_tokenizer import ServerTokenizer, offsets_of
 from replug_client.supervisor.tokenizer import FolderTokenizer, check_same_ids, load_tokenizer
-from tests.supervisor.fake_server import MODEL, FakeServer, running
+from tests.supervisor.fake_server import MODEL, Body, FakeServer, running
 from tests.supervisor.reference import DEMO_LM
 
 TEXTS = [
@@ -110,6 +113,57 @@ def test_tokens_that_do_not_add_up_to_the_text_are_an_error() -> None:
 def test_a_server_without_the_route_says_what_to_give(server: FakeServer) -> None:
     with pytest.raises(SupervisorRequestError, match=r"404.*--tokenizer"):
         ServerTokenizer(server.base_url.replace("/v1", "/elsewhere"), MODEL)
+
+
+QUICK = ClientOptions(attempts=3, first_wait=0.01, longest_wait=0.02)
+PASSING: dict[str, tuple[int, Body]] = {"502": (502, "Bad Gateway"), "a page": (200, "<html>wait</html>")}
+
+
+class Failing(FakeServer):
+    """Answers as told while ``left`` lasts."""
+
+    def __init__(self, left: int, reply: tuple[int, Body]) -> None:
+        super().__init__()
+        self.left, self.reply, self.asked = left, reply, 0
+
+    def tokenize(self, payload: dict[str, Any]) -> tuple[int, Body]:
+        self.asked += 1
+        self.left -= 1
+        return self.reply if self.left >= 0 else super().tokenize(payload)
+
+
+@pytest.mark.parametrize("reply", PASSING.values(), ids=PASSING)
+def test_what_passes_is_asked_of_the_servers_tokenizer_again(reply: tuple[int, Body]) -> None:
+    with running(Failing(2, reply)) as server:
+        assert ServerTokenizer(server.base_url, MODEL, options=QUICK).encode("a") == [197]
+    with running(Failing(9, reply)) as server:
+        with pytest.raises(SupervisorError, match=f"{server.base_url[:-3]}/tokenize") as caught:
+            ServerTokenizer(server.base_url, MODEL, options=QUICK)
+        assert caught.value.retryable
+        assert isinstance(server, Failing) and server.asked == 3
+
+
+def test_a_server_that_does_not_answer_leaves_the_tokenizer_to_the_next(server: FakeServer) -> None:
+    with running(Failing(10**6, (503, "loading"))) as loading:
+        urls = ["http://127.0.0.1:1/v1", loading.base_url, server.base_url]
+        remote = ServerTokenizer(urls, MODEL, options=QUICK)
+        assert remote.encode("ab") == [197, 198]
+        assert isinstance(loading, Failing) and loading.asked == 1, "what failed comes last from then on"
+
+
+def test_a_tokenizer_that_is_not_held_against_the_servers_is_said(
+    folder: FolderTokenizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running(Failing(0, PASSING["502"])) as server:
+        remote = ServerTokenizer(server.base_url, MODEL, options=QUICK)
+        assert isinstance(server, Failing)
+        server.left = 100
+        check_same_ids(folder, remote, MODEL)
+        options = SupervisorOptions(MODEL, base_url=server.base_url, tokenizer=str(DEMO_LM), client=QUICK)
+        supervisor, _ = open_supervisor(options)
+        supervisor.close()
+    said = [record for record in caplog.records if "not held against the server's own" in record.getMessage()]
+    assert [record.levelname for record in said] == ["WARNING", "WARNING"]
 
 
 def test_a_tokenizer_of_another_model_is_refused(server: FakeServer, folder: FolderTokenizer) -> None:
