@@ -175,7 +175,7 @@ class ScoreCache:
                     return operation(self._connection)
             except sqlite3.Error as error:
                 raise ScoreCacheError(
-                    f"score cache {self.path}: cannot {what} it ({error}). Free some space, or choose another"
+                    f"score cache {self.path}: cannot {what} it ({error}). {_mend(error)}, or choose another"
                     " place with --cache_dir; what was written before is kept."
                 ) from error
 
@@ -224,6 +224,13 @@ def _connect(path: str) -> sqlite3.Connection:
         connection.close()
         raise _DamagedError(str(error)) from error
     return connection
+
+
+def _mend(error: sqlite3.Error) -> str:
+    code = getattr(error, "sqlite_errorcode", None)  # with what else it means in the upper bytes
+    if code is not None and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return f"End another process that has held it for {_BUSY_MS // 1000} s or longer"
+    return "Free some space"
 
 
 def _inode(path: Path) -> tuple[int, int] | None:

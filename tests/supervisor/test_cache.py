@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from replug_client.supervisor import cache as cache_module
 from replug_client.supervisor.cache import ScoreCache, ScoreCacheError, cache_key
 from replug_client.supervisor.canary import Identity
 from replug_client.supervisor.protocol import Prompt, Score
@@ -289,20 +290,63 @@ def test_a_supervisor_keeps_its_fingerprint_when_the_file_is_set_aside(path: Pat
     cache.close()
     cache = ScoreCache(path)
     assert cache.recognise(identity(0.02)) == fingerprint
-    cache._set_aside("for the test")
     cache._connection.close()
-    cache._connection = cache._open()
+    cache._connection = cache._open(damage="for the test")
     assert cache.recognise(identity(0.02)) == fingerprint
     cache.close()
 
 
 def test_a_file_that_another_process_has_replaced_is_not_moved_aside(path: Path) -> None:
     one, two = ScoreCache(path), ScoreCache(path)
-    one._set_aside("found first")
+    one._set_aside(path, "found first")
     fresh = ScoreCache(path)
     fresh.put([(key(1), score(-1.0))])
-    two._set_aside("found second, of the same old file")
+    two._set_aside(path, "found second, of the same old file")
     assert len(list(path.parent.glob("*.damaged-*"))) == 1
     assert len(fresh) == 1
     for cache in (one, two, fresh):
         cache.close()
+
+
+def test_two_that_find_a_damaged_file_at_once_begin_one_new_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first has seen the damage; before it does anything the second does all that it wants to, if it can."""
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"no database" * 1000)
+    connect, seen, go_on = cache_module._connect, threading.Event(), threading.Event()
+
+    def slowly(name: str) -> sqlite3.Connection:
+        try:
+            return connect(name)
+        except cache_module._DamagedError:
+            if threading.current_thread().name == "first":
+                seen.set()
+                go_on.wait(0.5)
+            raise
+
+    monkeypatch.setattr(cache_module, "_connect", slowly)
+    first = threading.Thread(target=lambda: ScoreCache(path).close(), name="first")
+    first.start()
+    assert seen.wait(20)
+    second = ScoreCache(path)
+    second.put([(key(1), score(-1.0))])
+    go_on.set()
+    first.join(20)
+    second.close()
+    assert len(list(path.parent.glob("*.damaged-*"))) == 1
+    again = ScoreCache(path)
+    assert set(again.get([key(1)])) == {key(1)}
+    again.close()
+
+
+def test_a_file_that_others_keep_locked_is_not_called_a_full_disk(path: Path) -> None:
+    cache = ScoreCache(path)
+    cache._connection.execute("PRAGMA busy_timeout=10")
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(ScoreCacheError, match=r"locked.*another process.*--cache_dir") as caught:
+        cache.put([(key(1), score(-1.0))])
+    assert "space" not in str(caught.value)
+    other.close()
+    cache.close()
