@@ -140,6 +140,21 @@ def test_one_callers_failure_is_not_anothers(cache: ScoreCache) -> None:
     assert good.result(timeout=5)[0].log_likelihood == -3
 
 
+def test_one_callers_defect_is_not_anothers(cache: ScoreCache) -> None:
+    held = Held()
+    cached = CachedSupervisor(held, cache)
+
+    def defective(positions: Sequence[int], scores: Sequence[Score]) -> None:
+        raise KeyError("a defect")
+
+    bad = cached.submit(prompts(1), defective)
+    good = cached.submit(prompts(1))
+    held.answer(0, [0])
+    assert good.result(timeout=5)[0].log_likelihood == -2
+    with pytest.raises(KeyError, match="a defect"):
+        bad.result(timeout=5)
+
+
 def test_after_a_failure_the_same_may_be_asked_again(cache: ScoreCache) -> None:
     held = Held()
     cached = CachedSupervisor(held, cache)
