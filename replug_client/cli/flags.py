@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -81,11 +82,12 @@ Concurrency = Annotated[
     ),
 ]
 ServerWait = Annotated[
-    float,
+    float | None,
     typer.Option(
         "--server_wait",
         min=0,
-        help="Seconds to wait for a server to come back when none is left.",
+        help="Seconds to wait for a server to come back when none is left (default: 600), and, where given, for a"
+        " first one at the start (default: some seconds).",
         rich_help_panel=SUPERVISOR,
     ),
 ]
@@ -155,7 +157,7 @@ def supervisor_options(
     tokenizer: str | None,
     cache_dir: Path,
     concurrency: str,
-    server_wait: float,
+    server_wait: float | None,
     dtype: str,
     device: str = "auto",
 ) -> SupervisorOptions:
@@ -170,6 +172,13 @@ def supervisor_options(
         base_url=",".join(base_url) if base_url else None,
         tokenizer=tokenizer,
         cache_dir=cache_dir,
-        client=ClientOptions(concurrency=parse_concurrency(concurrency), server_wait=server_wait),
+        client=_client_options(parse_concurrency(concurrency), server_wait),
         local=LocalOptions(device=device, dtype=dtype),
     )
+
+
+def _client_options(concurrency: int | Literal["auto"], server_wait: float | None) -> ClientOptions:
+    options = ClientOptions(concurrency=concurrency)
+    if server_wait is None:
+        return options
+    return replace(options, server_wait=server_wait, start_wait=server_wait)

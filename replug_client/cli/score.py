@@ -67,7 +67,7 @@ def score(
     base_url: BaseUrl = None,
     tokenizer: Tokenizer = None,
     concurrency: Concurrency = "auto",
-    server_wait: ServerWait = 600.0,
+    server_wait: ServerWait = None,
     device: Annotated[
         str,
         typer.Option("--device", help="Of a local supervisor: auto, cpu, cuda.", rich_help_panel=SUPERVISOR),

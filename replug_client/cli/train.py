@@ -86,7 +86,7 @@ def train(
     tokenizer: Tokenizer = None,
     base_url: BaseUrl = None,
     concurrency: Concurrency = "auto",
-    server_wait: ServerWait = 600.0,
+    server_wait: ServerWait = None,
     dtype: LocalDtype = "auto",
     separator: Separator = r"\n",
     retrieved_max_length: RetrievedMaxLength = 128,

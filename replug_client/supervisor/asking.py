@@ -8,6 +8,7 @@ wrong, unreadable or aborted answer             at once, only the prompts concer
 no answer in time                               in two halves
 500, 429                                        after a wait that doubles
 any of them for the third time                  in two halves, so that one bad prompt ends up alone
+the server died while this alone was there      each prompt by itself; never again where one by itself did so
 400, 413, 422                                   never; in two halves, until the refused prompt stands alone
 401, 403, 404 and the like                      never; everything ends
 =============================================  ===========================================================
@@ -37,12 +38,13 @@ from replug_client.supervisor.endpoint import (
 )
 from replug_client.supervisor.formats import Parsed, WireFormat
 from replug_client.supervisor.options import ClientOptions
-from replug_client.supervisor.pool import OutageError, Pool
+from replug_client.supervisor.pool import KilledServerError, OutageError, Pool
 from replug_client.supervisor.protocol import OnScores, Prompt, Retract, Score
 
 _log = logging.getLogger(__name__)
 
 _HALVED_AFTER = 3
+_DEADLY = 2  # so often the server dies of nothing but a prompt, or its request, before it is not sent again
 
 
 @dataclass(slots=True)
@@ -81,6 +83,7 @@ class Asker:
         self._format = wire_format
         self._options = options
         self._scored = 0
+        self._scored_at_death: int | None = None
 
     async def ask(self, request: Request) -> Parsed:
         """Send a request until each of its prompts has a score, or an error that is its own.
@@ -91,7 +94,7 @@ class Asker:
         await self._ask(request, range(len(request.prompts)), 0)
         return request.outcome()
 
-    async def _ask(self, request: Request, wanted: Sequence[int], failures: int) -> None:
+    async def _ask(self, request: Request, wanted: Sequence[int], failures: int, killed: int = 0) -> None:
         while wanted:
             try:
                 wanted = await self._send(request, wanted, again=failures > 0)
@@ -99,7 +102,7 @@ class Asker:
                     return
                 error = _first_error(request, wanted)
             except PromptRefusedError as refusal:
-                await self._isolate(request, wanted, failures, refusal)
+                await self._isolate(request, wanted, failures, killed, refusal)
                 return
             except (OutageError, SupervisorChangedError) as end:
                 name = _name(request.prompts[wanted[0]])
@@ -109,13 +112,14 @@ class Asker:
                     raise
                 error = failure
             failures += 1
+            killed += isinstance(error, KilledServerError)
             _log.debug("attempt %d of %d: %s", failures, self._options.attempts, error)
-            if failures >= self._options.attempts:
+            if failures >= self._options.attempts or (killed >= _DEADLY and len(wanted) == 1):
                 self._give_up(request, wanted, error)
                 return
             await self._pause(error, failures)
-            if len(wanted) > 1 and (isinstance(error, TimedOutError) or failures >= _HALVED_AFTER):
-                await self._halve(request, wanted, failures)
+            if parts := _parts(wanted, error, failures):
+                await all_or_none([self._ask(request, part, failures, killed) for part in parts])
                 return
 
     async def _send(self, request: Request, wanted: Sequence[int], *, again: bool) -> list[int]:
@@ -141,26 +145,17 @@ class Asker:
         return left
 
     async def _isolate(
-        self, request: Request, wanted: Sequence[int], failures: int, refusal: PromptRefusedError
+        self, request: Request, wanted: Sequence[int], failures: int, killed: int, refusal: PromptRefusedError
     ) -> None:
         """A refused request holds a bad prompt: halve it until that one stands alone."""
         if len(wanted) > 1:
-            await self._halve(request, wanted, failures)
+            await all_or_none([self._ask(request, half, failures, killed) for half in _halves(wanted)])
         else:
             name = request.prompts[wanted[0]].label or "a prompt"
             request.results[wanted[0]] = PromptRefusedError(
                 f"{name}: {refusal}. It would be refused again. Is --tokenizer that of the served model, and has"
                 " the server room for it (--retrieved_max_length, --context_len, --pred_len)?"
             )
-
-    async def _halve(self, request: Request, wanted: Sequence[int], failures: int) -> None:
-        middle = len(wanted) // 2
-        await all_or_none(
-            [
-                self._ask(request, wanted[:middle], failures),
-                self._ask(request, wanted[middle:], failures),
-            ]
-        )
 
     def _give_up(self, request: Request, wanted: Sequence[int], error: SupervisorError) -> None:
         """Each prompt gets its error; where nothing at all was scored meanwhile, everything ends.
@@ -172,18 +167,24 @@ class Asker:
             request.results[i] = self._last_word(
                 request.prompts[i], own if isinstance(own, SupervisorError) else error
             )
-        if self._scored == request.scored_before:
+        deadly = isinstance(error, KilledServerError)  # it may well be the first that is asked for again
+        if self._scored == (self._scored_at_death if deadly else request.scored_before):
             last = request.results[wanted[0]]
             assert isinstance(last, SupervisorError)
             raise last
+        if deadly:
+            self._scored_at_death = self._scored
 
     def _last_word(self, prompt: Prompt, error: SupervisorError) -> SupervisorError:
         """The error with the pair, the servers and what mends it."""
         text, name = str(error), _name(prompt)
         named = text if name in text else f"{name}: {text}"
         place = "" if "://" in text else f" (from {self._pool.names})"
+        asked = f"Asked {self._options.attempts} times."
+        if isinstance(error, KilledServerError):
+            asked = "The server died each time; the last time it had nothing else to do. Leave this pair out."
         mend = (
-            f"Asked {self._options.attempts} times. See what the server says of itself with:"
+            f"{asked} See what the server says of itself with:"
             f" python -m server check --base_url {self._pool.names.replace(', ', ',')}"
         )
         return type(error)(f"{named}{place}. {mend}")
@@ -201,6 +202,20 @@ class Asker:
 
 def _name(prompt: Prompt) -> str:
     return prompt.label or f"a prompt of {len(prompt.ids)} tokens"
+
+
+def _halves(wanted: Sequence[int]) -> list[Sequence[int]]:
+    middle = len(wanted) // 2
+    return [wanted[:middle], wanted[middle:]]
+
+
+def _parts(wanted: Sequence[int], error: SupervisorError, failures: int) -> list[Sequence[int]]:
+    """What is asked for separately from now on; nothing where all of it may stay together."""
+    if len(wanted) == 1:
+        return []
+    if isinstance(error, KilledServerError):  # each death costs one of the server's restarts
+        return [[i] for i in wanted]
+    return _halves(wanted) if isinstance(error, TimedOutError) or failures >= _HALVED_AFTER else []
 
 
 def _may_pass(error: SupervisorError) -> bool:

@@ -15,12 +15,12 @@ from replug_client.errors import SupervisorError
 from replug_client.supervisor.asking import Asker, Request, all_or_none
 from replug_client.supervisor.canary import Identity
 from replug_client.supervisor.checks import check_lengths
-from replug_client.supervisor.endpoint import Endpoint
+from replug_client.supervisor.endpoint import Endpoint, root_of
 from replug_client.supervisor.formats import FORMATS, WireFormat
 from replug_client.supervisor.options import ClientOptions
 from replug_client.supervisor.pool import Pool
 from replug_client.supervisor.prefixes import batches
-from replug_client.supervisor.probe import check_unchanged, choose_format, served_models
+from replug_client.supervisor.probe import admit, check_unchanged, choose_format, find_servers
 from replug_client.supervisor.protocol import OnScores, Prompt, Score
 
 __all__ = ["ClientOptions", "RemoteSupervisor"]
@@ -130,24 +130,27 @@ class RemoteSupervisor:
 
     async def _connect(self, model: str, formats: Sequence[WireFormat]) -> None:
         endpoints, options = self._endpoints, self._options
-        served = await served_models(endpoints, model, options)
-        names = {endpoint: entry.name for endpoint, entry in zip(endpoints, served, strict=True)}
-        wire_format, canary = await choose_format(names, formats, options)
-        lengths = [entry.max_model_len for entry in served if entry.max_model_len is not None]
+        served, absent = await find_servers(endpoints, model, options)
+        names = {endpoint: entry.name for endpoint, entry in served.items()}
+        wire_format, canary = await choose_format(dict(names), formats, options)
+        lengths = [entry.max_model_len for entry in served.values() if entry.max_model_len is not None]
         self._format = wire_format
-        self.name = served[0].name
+        self.name = next(iter(names.values()))
         # One token is generated, though nobody reads it.
         self.max_prompt_tokens = min(lengths) - 1 if lengths else _UNKNOWN_LENGTH
         # Which format was used is not in it: all give the same numbers.
-        self.identity = Identity({"kind": "server", "model": served[0].root or self.name}, canary)
+        self.identity = Identity({"kind": "server", "model": root_of(list(served.values()))}, canary)
         self.fingerprint = self.identity.fingerprint
 
         async def check(endpoint: Endpoint) -> None:
+            if endpoint not in names:
+                late = await admit(endpoint, model, self.max_prompt_tokens if lengths else None)
+                names[endpoint] = late.name
             await check_unchanged(endpoint, names[endpoint], wire_format, canary)
 
-        self._pool = Pool(endpoints, check, options)
+        self._pool = Pool(endpoints, check, options, absent)
         self._asker = Asker(self._pool, names, wire_format, options)
-        for endpoint in endpoints:
+        for endpoint in served:
             _log.info(
                 "supervisor %s at %s: format %s, at most %s tokens",
                 names[endpoint],
@@ -156,7 +159,10 @@ class RemoteSupervisor:
                 min(lengths) if lengths else "an unknown number of",
             )
         if not wire_format.verifies_ids:
-            _log.info("format %s: token ids are checked only if this server returns them", wire_format.name)
+            _log.warning(
+                "format %s: answers are held against their token ids only if this server returns them",
+                wire_format.name,
+            )
 
     async def _run(self, prompts: Sequence[Prompt], on_scores: OnScores | None) -> list[Score]:
         options = self._options

@@ -22,6 +22,8 @@ class ClientOptions:
         first_wait: Seconds before the third attempt (the second often comes at once); doubled each time.
         longest_wait: Bound of the above.
         server_wait: Seconds to wait for a server to come back when none is left.
+        start_wait: Seconds to wait for a first server at the start, where one may still be loading; 0: as long as
+            all attempts take.
         recheck_after: Seconds without an answer after which a server has to pass the canary again. It may
             have been exchanged meanwhile, and connections that would have told are closed by then; loading
             a model takes longer than this.
@@ -36,6 +38,7 @@ class ClientOptions:
     first_wait: float = 0.25
     longest_wait: float = 2.0
     server_wait: float = 600.0
+    start_wait: float = 0.0
     recheck_after: float = 10.0
     canary_every: float = 60.0
 
@@ -44,13 +47,16 @@ class ClientOptions:
         for name in ("concurrency", "prompts_per_request", "tokens_per_request", "attempts"):
             value = getattr(self, name)
             if value != "auto" and value < 1:
-                raise OptionError(f"--{name} must be at least 1, not {value}")
+                flag = "--concurrency" if name == "concurrency" else name
+                raise OptionError(f"{flag} must be at least 1, not {value}")
         if self.recheck_after < _SHORTEST_RECHECK:
             raise OptionError(
                 f"recheck_after must be at least {_SHORTEST_RECHECK} s, not {self.recheck_after}"
             )
         if self.canary_every <= 0:
             raise OptionError(f"canary_every must be more than 0 s, not {self.canary_every}")
+        if self.start_wait < 0:
+            raise OptionError(f"start_wait must be 0 or more seconds, not {self.start_wait:g}")
         if self.server_wait < 0:
             raise OptionError(f"--server_wait must be 0 or more seconds, not {self.server_wait:g}")
 

@@ -3,6 +3,9 @@
 A server that breaks a connection is given no new work until it has passed the canary: it may have been restarted
 with another model under the same name. What was on its way to us by then is held back until that is known. One
 that answers all the time is held against the canary as well, now and then (``proof``).
+
+A server that dies may have died of a prompt. So what was under way by then is given to it one request at a time when
+it is back, before anything else: a prompt that kills it is then alone soon, before its launcher gives up.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import ClassVar
@@ -21,6 +24,7 @@ from replug_client.supervisor.endpoint import (
     BusyError,
     Endpoint,
     LostConnectionError,
+    NoConnectionError,
     RefusedForNowError,
     TimedOutError,
 )
@@ -45,6 +49,10 @@ class OutageError(SupervisorUnavailableError):
     """No server is left, and none came back; it was waited for, so asking again is of no use."""
 
     retryable: ClassVar[bool] = False
+
+
+class KilledServerError(LostConnectionError):
+    """The server died of a request: nothing else was under way there, and it was gone afterwards."""
 
 
 class Slot:
@@ -72,17 +80,29 @@ class Slot:
 class Pool:
     """Gives each request to the server with the least work under way, measured in tokens."""
 
-    def __init__(self, endpoints: Sequence[Endpoint], check: Check, options: ClientOptions) -> None:
+    def __init__(
+        self,
+        endpoints: Sequence[Endpoint],
+        check: Check,
+        options: ClientOptions,
+        absent: Mapping[Endpoint, SupervisorError] | None = None,
+    ) -> None:
+        """``absent``: those that do not answer at the start, and why; they are taken in when they do."""
         self.replicas = [
             Replica(e, Limiter(options.fixed_concurrency), Proof(partial(check, e), options.first_wait))
             for e in endpoints
         ]
         self._options = options
-        self._waiting: deque[tuple[asyncio.Future[Replica], int, int]] = deque()
+        self._waiting: deque[tuple[asyncio.Future[Replica], int, int, bool]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._outage: asyncio.Task[None] | None = None
         self._over: OutageError | None = None  # an outage that was waited for, and lasts
         self._back = asyncio.Event()
+        for replica in self.replicas:
+            if (error := (absent or {}).get(replica.endpoint)) is not None:
+                _log.warning("%s; going on without it until it answers", error)
+                replica.state, replica.error = State.GONE, error
+                self._start(self._restore(replica))
 
     @property
     def names(self) -> str:
@@ -101,16 +121,21 @@ class Pool:
         Raises:
             OutageError: no server came back in time.
             SupervisorChangedError: all that is left serves another model.
+            KilledServerError: see there.
         """
         replica = await self._place(prompts, tokens, again)
-        began = time.monotonic()
+        began, deaths, alone = time.monotonic(), replica.deaths, replica.on_probation
         try:
             yield Slot(self, replica)
         except SupervisorUnavailableError as error:
-            if isinstance(error, LostConnectionError | TimedOutError):
+            if alone or isinstance(error, LostConnectionError | TimedOutError):
                 self._doubt(replica, error)
             if isinstance(error, BusyError | RefusedForNowError | TimedOutError):
                 replica.limiter.overloaded(time.monotonic() - began)
+            if alone and not isinstance(error, NoConnectionError):
+                await replica.settled.wait()
+                if replica.deaths > deaths:
+                    raise KilledServerError(f"{error} The server was gone after it.") from error
             raise
         else:
             replica.seen = time.monotonic()
@@ -153,7 +178,7 @@ class Pool:
 
     async def _place(self, prompts: int, tokens: int, again: bool) -> Replica:
         future: asyncio.Future[Replica] = asyncio.get_running_loop().create_future()
-        (self._waiting.appendleft if again else self._waiting.append)((future, prompts, tokens))
+        (self._waiting.appendleft if again else self._waiting.append)((future, prompts, tokens, again))
         self._hand_out()
         try:
             return await future
@@ -167,10 +192,10 @@ class Pool:
             if self._waiting[0][0].done():  # cancelled
                 self._waiting.popleft()
                 continue
-            replica = self._least_busy()
+            replica = self._least_busy(again=self._waiting[0][3])
             if replica is None:
                 break
-            future, prompts, tokens = self._waiting.popleft()
+            future, prompts, tokens, _ = self._waiting.popleft()
             replica.requests += 1
             replica.prompts += prompts
             replica.tokens += tokens
@@ -179,10 +204,14 @@ class Pool:
         if self._waiting:
             self._look_for_outage()
 
-    def _least_busy(self) -> Replica | None:
+    def _least_busy(self, *, again: bool) -> Replica | None:
         best = None
         for replica in self.replicas:
-            if not replica.is_alive or replica.requests >= replica.limiter.limit:
+            if not replica.is_alive:
+                continue
+            if not again and not replica.requests:
+                replica.on_probation = False  # all that was under way when it died has been asked for again
+            if replica.requests >= (1 if replica.on_probation else replica.limiter.limit):
                 continue
             if not replica.requests and time.monotonic() - replica.seen > self._options.recheck_after:
                 self._doubt(replica, None)
@@ -240,8 +269,9 @@ class Pool:
             except Exception as error:  # a defect of ours must not leave all that waits without an end
                 _log.exception("%s cannot be held against its canary", url)
                 asked, replica.error = asked + 1, SupervisorError(f"{url}: {error!r}")
-            if asked == 2:  # one failure may be chance
-                replica.state = State.GONE
+            if asked == 2 and replica.state is not State.GONE:  # one failure may be chance
+                replica.state, replica.on_probation = State.GONE, True
+                replica.deaths += 1
                 _log.warning("%s is gone (%s)", url, replica.error)
             if asked >= 2:
                 self._look_for_outage()
@@ -296,14 +326,14 @@ class Pool:
         errors = "; ".join(str(replica.error) for replica in self.replicas)
         return OutageError(
             f"{errors} (no supervisor came back in {self._options.server_wait:g} s)."
-            " Start it again, and then the same command with --resume: what was scored is kept, so nothing is"
-            " asked for twice. --server_wait sets how long to wait."
+            " Start it again, and then the same command (replug train: with --resume): what was scored is kept, so"
+            " nothing is asked for twice. --server_wait sets how long to wait."
         )
 
     def _fail(self, error: SupervisorError) -> None:
         """Everything that waits ends with this error, and so does later work until a server is back."""
         waiting, self._waiting = self._waiting, deque()
-        for future, _, _ in waiting:
+        for future, *_ in waiting:
             if not future.done():
                 future.set_exception(type(error)(str(error)))  # its own: a raised one gathers tracebacks
         for replica in self.replicas:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
@@ -14,6 +17,7 @@ from replug_client.errors import (
     SupervisorChangedError,
     SupervisorError,
     SupervisorRequestError,
+    SupervisorUnavailableError,
     UnreadableAnswerError,
     WrongAnswerError,
 )
@@ -28,20 +32,70 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _PROBE_TOLERANCE = 0.5  # nats per token: bfloat16 noise stays below, another text does not
 _WRONG_ANSWERS = 3  # of one question, before the format counts as one that does not work
+_START_WAIT = 5.0  # between two questions to servers of which none answers yet
 _CANARY_SECONDS = 120.0  # a canary waits behind what is queued, but no server is so full
 _PART = Prompt(CANARY.ids[:-8], CANARY.num_continuation - 8, "the first part of the canary prompt")
 
 
-async def served_models(
+async def find_servers(
     endpoints: Sequence[Endpoint], model: str, options: ClientOptions
-) -> list[ServedModel]:
-    """What each of the servers says of ``model``.
+) -> tuple[dict[Endpoint, ServedModel], dict[Endpoint, SupervisorUnavailableError]]:
+    """What the servers say of ``model``, at least one of them; and those that do not answer, and why.
 
     Raises:
         OptionError: one does not serve it.
-        SupervisorError: one cannot be asked.
+        SupervisorUnavailableError: none answers, not even after ``options.start_wait``.
+        SupervisorError: one answers something else.
     """
-    return await asyncio.gather(*[_patiently(lambda e=e: e.served_model(model), options) for e in endpoints])  # type: ignore[misc]
+    deadline = time.monotonic() + options.start_wait
+    served, absent = await _ask_all(endpoints, model, options)
+    if not served and options.start_wait:
+        places = ", ".join(endpoint.base_url for endpoint in endpoints)
+        _log.warning("no server answers yet at %s; waiting up to %.0f s", places, options.start_wait)
+    while not served and (left := deadline - time.monotonic()) > 0:
+        await asyncio.sleep(min(left, _START_WAIT))
+        served, absent = await _ask_all(endpoints, model, replace(options, attempts=1))
+    if not served:
+        error = next(iter(absent.values()))
+        raise type(error)(
+            f"{error} Where it is still loading its model, wait for it with --server_wait SECONDS."
+        )
+    return served, absent
+
+
+async def _ask_all(
+    endpoints: Sequence[Endpoint], model: str, options: ClientOptions
+) -> tuple[dict[Endpoint, ServedModel], dict[Endpoint, SupervisorUnavailableError]]:
+    asked = [_patiently(partial(endpoint.served_model, model), options) for endpoint in endpoints]
+    served, absent = {}, {}
+    for endpoint, found in zip(endpoints, await asyncio.gather(*asked, return_exceptions=True), strict=True):
+        if isinstance(found, SupervisorUnavailableError):
+            absent[endpoint] = found
+        elif isinstance(found, BaseException):
+            raise found
+        else:
+            served[endpoint] = found
+    return served, absent
+
+
+async def admit(endpoint: Endpoint, model: str, max_prompt_tokens: int | None) -> ServedModel:
+    """What a server says of ``model`` that was not there when the others were asked.
+
+    Raises:
+        SupervisorChangedError: it cannot take part: it serves no such model, or not prompts of that length.
+        SupervisorError: it cannot be asked.
+    """
+    try:
+        served = await endpoint.served_model(model)
+    except OptionError as error:
+        raise SupervisorChangedError(f"{error} The servers that this run began with do.") from error
+    length = served.max_model_len
+    if length is not None and max_prompt_tokens is not None and length <= max_prompt_tokens:
+        raise SupervisorChangedError(
+            f"{endpoint.base_url} takes {length} tokens, and those servers that this run began with take"
+            f" {max_prompt_tokens + 1}. Start it with --max-model-len {max_prompt_tokens + 1}."
+        )
+    return served
 
 
 async def choose_format(
@@ -66,7 +120,11 @@ async def choose_format(
         errors = [item for item in found if isinstance(item, BaseException)]
         for error in errors:
             # 400, 403, 404: not here, or not for us. The list of models was given, so it is not the key.
-            if not isinstance(error, WrongAnswerError | UnreadableAnswerError | SupervisorRequestError):
+            # A status of 500 that lasts may be this format's alone; an outage, 429 or 503 is not.
+            plain = type(error) is SupervisorUnavailableError
+            if not plain and not isinstance(
+                error, WrongAnswerError | UnreadableAnswerError | SupervisorRequestError
+            ):
                 raise error
         if not errors:
             canaries = [item for item in found if isinstance(item, Score)]
@@ -106,7 +164,10 @@ async def check_unchanged(endpoint: Endpoint, name: str, wire_format: WireFormat
         )
 
 
-_MEND = "Start the server with the model of before and go on with --resume, or begin another run."
+_MEND = (
+    "Start the server with the model of before and give the same command again (replug train: with --resume), or"
+    " begin another run."
+)
 
 
 async def ask_once(

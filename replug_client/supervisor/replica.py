@@ -41,6 +41,8 @@ class Replica:
         watcher: Reads them.
         passed: How often it has passed the canary since it was in doubt first.
         prover: Holds it against the canary while it works.
+        deaths: How often it was gone.
+        on_probation: It was gone, and what it had under way then is asked for one request at a time.
     """
 
     endpoint: Endpoint
@@ -57,6 +59,8 @@ class Replica:
     watcher: asyncio.Task[None] | None = None
     passed: int = 0
     prover: asyncio.Task[None] | None = None
+    deaths: int = 0
+    on_probation: bool = False
 
     @property
     def is_alive(self) -> bool:

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from threading import Event
+from threading import Event, Timer
+from typing import Any
 
 import pytest
 
@@ -15,11 +16,12 @@ from replug_client.supervisor.cache import ScoreCache, ScoreCacheError, cache_ke
 from replug_client.supervisor.cached import CachedSupervisor
 from replug_client.supervisor.fake import hashed_log_probs
 from replug_client.supervisor.protocol import Prompt
+from server.options import WatchOptions
 from tests.faults.faults import Fault
 from tests.faults.proxy import Counts, FaultProxy
 from tests.faults.setting import MARK, check_exact, connect, quick
 from tests.supervisor.contract import random_prompts
-from tests.supervisor.fake_server import FakeServer, running
+from tests.supervisor.fake_server import Body, FakeServer, running
 
 PERMANENT = [fault for fault in Fault if fault not in (Fault.STALE, Fault.DRIP)]  # these two cost time alone
 PAIR = "example 9, passage 'the odd one'"
@@ -76,6 +78,34 @@ def test_a_prompt_that_always_fails_is_named_and_its_neighbours_are_kept(
         proxy.counts = Counts()
         check_exact(with_the_odd_one(others), supervisor.score(with_the_odd_one(others)))
         assert proxy.counts.asked.total() <= 3, "the odd one alone, and perhaps a canary"
+
+
+@pytest.mark.parametrize("prompts_per_request", [1, 4])
+def test_a_prompt_that_kills_the_server_is_alone_before_the_launcher_gives_up(
+    prompts_per_request: int, tmp_path: Path
+) -> None:
+    others = random_prompts(60, seed=13)
+    options = {"server_wait": 20, "prompts_per_request": prompts_per_request}
+    deaths = 0
+
+    def die(server: FakeServer, payload: dict[str, Any], body: Body) -> None:
+        nonlocal deaths
+        if any(MARK in ids for ids in payload["prompt"]):
+            deaths += 1
+            proxy.down()
+            Timer(0.5, proxy.up).start()
+
+    with (
+        running(FakeServer(mischief=die)) as server,
+        FaultProxy(server.base_url) as proxy,
+        cached(proxy, tmp_path, **options) as supervisor,
+    ):
+        with pytest.raises(SupervisorError, match="server died") as caught:
+            supervisor.score(with_the_odd_one(others))
+        message = str(caught.value)
+        assert PAIR in message and proxy.base_url in message and MEND.search(message), message
+        assert kept(supervisor, tmp_path, others) == others
+    assert deaths <= WatchOptions().restarts
 
 
 def test_a_server_that_stays_away_keeps_what_was_scored(proxy: FaultProxy, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,12 +18,21 @@ from replug_client.errors import (
     OptionError,
     SupervisorError,
     SupervisorRequestError,
+    SupervisorUnavailableError,
 )
 from replug_client.supervisor.client import ClientOptions, RemoteSupervisor
-from replug_client.supervisor.endpoint import base_urls, default_base_url, make_client
+from replug_client.supervisor.endpoint import (
+    ServedModel,
+    base_urls,
+    default_base_url,
+    is_loopback,
+    make_client,
+    root_of,
+)
 from replug_client.supervisor.fake import hashed_log_probs
 from replug_client.supervisor.options import parse_concurrency
 from replug_client.supervisor.protocol import Prompt
+from replug_client.supervisor.server_tokenizer import ServerTokenizer
 from tests.supervisor.client_tools import QUICK, Reply, check, connect, start
 from tests.supervisor.contract import random_prompts
 from tests.supervisor.fake_server import MODEL, Body, FakeServer
@@ -81,6 +91,45 @@ def test_a_model_may_be_named_by_its_root(stack: ExitStack) -> None:
     server = start(stack, FakeServer())
     supervisor = stack.enter_context(RemoteSupervisor(make_client(server.base_url), "/models/fake", QUICK))
     assert supervisor.name == MODEL
+
+
+def test_the_weights_have_one_name_however_they_are_listed_and_spelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lm").mkdir()
+    spelled = [ServedModel("m", root, None) for root in ("lm", str(tmp_path / "lm"), "../lm", "b", "a", None)]
+    assert root_of(spelled[:1]) == root_of(spelled[1:2]) == str(tmp_path / "lm")
+    assert root_of(spelled[3:]) == root_of(spelled[:2:-1]) == "a"
+    assert root_of(spelled[2:3]) == "../lm", "no folder of this machine's"
+
+
+def test_no_proxy_leads_to_this_machine(stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    server = start(stack, FakeServer())
+    check(random_prompts(2), connect(stack, server).score(random_prompts(2)))
+    assert ServerTokenizer(server.base_url, MODEL, options=QUICK).encode("a") == [197]
+    assert is_loopback("http://localhost:8000/v1") and is_loopback("http://[::1]/v1")
+    assert not is_loopback("http://gpu:8000/v1") and not is_loopback("http://10.0.0.5/v1")
+
+
+def test_a_format_that_always_breaks_the_server_is_not_the_last_one_that_is_tried(stack: ExitStack) -> None:
+    def break_it(server: FakeServer, payload: dict[str, Any], body: Body) -> Reply:
+        return (500, {"error": "no prompt_logprobs here"}) if "prompt_logprobs" in payload else None
+
+    supervisor = connect(stack, start(stack, FakeServer(mischief=break_it)))
+    assert supervisor.format == "openai-echo"
+
+
+def test_a_server_that_is_too_busy_says_nothing_of_its_formats(stack: ExitStack) -> None:
+    def refuse(server: FakeServer, payload: dict[str, Any], body: Body) -> Reply:
+        return (429, {"error": "slow down"}) if "prompt_logprobs" in payload else None
+
+    with pytest.raises(SupervisorUnavailableError, match="slow down"):
+        connect(stack, start(stack, FakeServer(mischief=refuse)))
 
 
 def test_another_model_behind_the_same_name_has_another_fingerprint(stack: ExitStack) -> None:
@@ -172,8 +221,9 @@ def test_closing_ends_what_is_under_way(stack: ExitStack) -> None:
 
 def test_options_that_cannot_work_are_refused() -> None:
     for name in ("concurrency", "prompts_per_request", "tokens_per_request", "attempts"):
-        with pytest.raises(OptionError, match=name):
+        with pytest.raises(OptionError, match=name) as caught:
             ClientOptions(**{name: 0})
+        assert ("--" in str(caught.value)) == (name == "concurrency"), "no flag that no command has"
 
 
 def test_concurrency_is_a_number_or_found_out() -> None:
@@ -182,7 +232,7 @@ def test_concurrency_is_a_number_or_found_out() -> None:
     for text in ("0", "-1", "many", "1.5", ""):
         with pytest.raises(OptionError, match="auto or a number"):
             parse_concurrency(text)
-    for bad in ({"server_wait": -1.0}, {"recheck_after": 0.0}):
+    for bad in ({"server_wait": -1.0}, {"recheck_after": 0.0}, {"canary_every": 0.0}, {"start_wait": -1.0}):
         with pytest.raises(OptionError, match=next(iter(bad))):
             ClientOptions(**bad)
 

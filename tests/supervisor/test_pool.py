@@ -134,11 +134,72 @@ def test_a_format_that_one_of_them_lacks_is_not_taken(stack: ExitStack) -> None:
     check(random_prompts(8), supervisor.score(random_prompts(8)))
 
 
-def test_a_server_that_is_not_there_at_the_start_is_an_error_at_once(stack: ExitStack) -> None:
-    (there,) = servers(stack, 1)
-    clients = [make_client(there.base_url), make_client("http://127.0.0.1:1/v1")]
-    with pytest.raises(SupervisorUnavailableError, match=r"127.0.0.1:1/v1/models"):
+def test_servers_of_which_none_is_there_at_the_start_are_an_error_soon() -> None:
+    clients = [make_client(f"http://127.0.0.1:{port}/v1") for port in (1, 2)]
+    with pytest.raises(SupervisorUnavailableError, match=r"127.0.0.1:1/v1/models.*--server_wait SECONDS"):
         RemoteSupervisor(clients, MODEL, QUICK)
+
+
+class Loading(Breakable):
+    """Says 503 until it is ready."""
+
+    ready = False
+
+    def models(self) -> tuple[int, Body]:
+        return super().models() if self.ready else (503, {"error": "loading"})
+
+
+def test_a_server_that_is_not_there_at_the_start_is_taken_in_when_it_is(
+    stack: ExitStack, caplog: pytest.LogCaptureFixture
+) -> None:
+    (there,) = servers(stack, 1)
+    late = stack.enter_context(started(Loading()))
+    assert isinstance(late, Loading)
+    supervisor = connect(stack, [late, there])
+    prompts = random_prompts(40)
+    check(prompts, supervisor.score(prompts))
+    assert not late.pairs
+    assert f"{late.base_url}/models: status 503: loading; going on without it" in caplog.text
+    late.ready = True
+    eventually(lambda: f"{late.base_url} is back" in caplog.text)
+    check(prompts, supervisor.score(prompts))
+    assert late.pairs
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [({"log_probs": other_model}, "serves another model"), ({"max_model_len": 100}, "--max-model-len 257")],
+    ids=["another model", "shorter prompts"],
+)
+def test_a_late_server_that_is_not_as_the_others_gets_no_work(
+    stack: ExitStack, caplog: pytest.LogCaptureFixture, settings: dict[str, Any], reason: str
+) -> None:
+    (there,) = servers(stack, 1)
+    late = stack.enter_context(started(Loading(**settings)))
+    assert isinstance(late, Loading)
+    supervisor = connect(stack, [there, late])
+    late.ready = True
+    eventually(lambda: any(reason in r.getMessage() and r.levelname == "ERROR" for r in caplog.records))
+    check(random_prompts(8), supervisor.score(random_prompts(8)))
+    assert not late.pairs
+
+
+def test_a_first_server_that_is_still_loading_is_waited_for_where_asked_to(
+    stack: ExitStack, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("replug_client.supervisor.probe._START_WAIT", 0.05)
+    late = stack.enter_context(started(Loading()))
+    assert isinstance(late, Loading)
+    with pytest.raises(SupervisorUnavailableError, match="503: loading"):
+        connect(stack, [late], replace(QUICK, start_wait=0.1))
+
+    def get_ready() -> None:
+        eventually(lambda: caplog.text.count("waiting up to 20 s") == 1)
+        late.ready = True
+
+    threading.Thread(target=get_ready).start()
+    supervisor = connect(stack, [late], replace(QUICK, start_wait=20))
+    check(random_prompts(4), supervisor.score(random_prompts(4)))
 
 
 def test_work_goes_on_while_one_lives_and_the_other_is_taken_back(
