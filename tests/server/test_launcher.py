@@ -136,6 +136,19 @@ def test_a_log_that_cannot_be_written_is_said_at_once(bench: Bench, taken: str) 
     assert not bench.pids()
 
 
+def test_ctrl_c_before_anything_starts_is_no_traceback(bench: Bench) -> None:
+    bench.python.write_text(f"#!/bin/sh\ntouch '{bench.folder}/asked'\nexec sleep 60\n")
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # ignored, if the tests run in the background
+    process = bench.launch("--port", free_port())
+    signal.signal(signal.SIGINT, before)
+    wait_until((bench.folder / "asked").exists, "the interpreter is asked for its vLLM")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 128 + signal.SIGINT
+    assert bench.screen() == "interrupted\n"
+
+
 def test_ctrl_c_during_start_up_ends_it(bench: Bench) -> None:
     process = bench.launch("--port", free_port(), modes=("slow",))
     bench.shows("loading the model")

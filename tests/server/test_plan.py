@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
-from server.detect import Build, Gpu, Machine, Model
+from server.detect import Build, Gpu, Machine, Model, read_model
 from server.errors import ServerError
 from server.options import ServeOptions, WatchOptions
 from server.plan import Plan, plan
@@ -16,7 +17,7 @@ CPU = Build("/env/bin/python", "0.32.0", "cpu")
 GPU = Build("/env/bin/python", "0.32.0", "gpu")
 LAPTOP = Machine(2, frozenset({"avx2", "avx512_bf16"}), 16.0)
 H100 = Gpu("0", "H100", 80.0, 79.0)
-FOLDER = Model(folder=True, max_positions=1024, vocabulary=8000)
+FOLDER = Model(folder=Path("/models/lm"), max_positions=1024, vocabulary=8000)
 
 
 def box(*gpus: Gpu) -> Machine:
@@ -51,7 +52,12 @@ def test_every_setting_says_why() -> None:
 
 def test_a_small_cpu_uses_every_core_and_its_bfloat16() -> None:
     made = make()
-    assert flags(made)[:4] == ("/env/bin/python", "-m", "vllm.entrypoints.openai.api_server", "--model=lm")
+    assert flags(made)[:4] == (
+        "/env/bin/python",
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model=/models/lm",
+    )
     assert value(made, "--dtype") == "bfloat16"
     assert value(made, "--host") == "127.0.0.1"
     environment = made.commands[0].environment
@@ -78,8 +84,8 @@ def test_little_memory_gives_little_cache_but_some() -> None:
 
 
 def test_a_gpu_gets_the_fast_path_and_room_for_logits() -> None:
-    made = make(build=GPU, machine=box(), model=Model(True, 131072, 152_000))
-    assert flags(made)[:5] == ("/env/bin/python", "-m", "vllm.entrypoints.cli.main", "serve", "lm")
+    made = make(build=GPU, machine=box(), model=Model(Path("/models/lm"), 131072, 152_000))
+    assert flags(made)[:5] == ("/env/bin/python", "-m", "vllm.entrypoints.cli.main", "serve", "/models/lm")
     assert "--enable-scale-out" in flags(made)
     assert value(made, "--max-num-batched-tokens") == "8192"
     assert value(made, "--max-model-len") == "4096"
@@ -110,8 +116,26 @@ def test_memory_that_cannot_be_read_is_taken_for_plenty() -> None:
 def test_an_older_vllm_is_not_given_flags_it_does_not_know() -> None:
     old = Build("/env/bin/python", "0.11.2", "gpu")
     assert "--enable-scale-out" not in flags(make(build=old, machine=box()))
-    assert value(make(build=old, machine=box(), model=Model(False)), "--max-model-len") == "4096"
-    assert value(make(build=GPU, machine=box(), model=Model(False)), "--max-model-len") == "-1"
+    assert value(make(build=old, machine=box(), model=Model(None)), "--max-model-len") == "4096"
+    assert value(make(build=GPU, machine=box(), model=Model(None)), "--max-model-len") == "-1"
+
+
+def test_a_folder_is_served_from_its_own_path_under_the_name_that_was_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lm").mkdir()
+    (tmp_path / "lm" / "config.json").write_text("{}")
+    (tmp_path / "link").symlink_to(tmp_path / "lm")
+    monkeypatch.chdir(tmp_path)
+    for typed in ("lm", "./lm/", "../" + tmp_path.name + "/lm", "link", str(tmp_path / "lm")):
+        made = make(ServeOptions(typed), model=read_model(typed, {}))
+        assert value(made, "--model") == str((tmp_path / "lm").resolve())
+        assert value(made, "--served-model-name") == typed
+    own = make(ServeOptions("lm", extra=("--served-model-name", "mine")))
+    assert [word for word in flags(own) if "served-model-name" in word] == ["--served-model-name"]
+    named = make(ServeOptions("org/name"), model=Model(None))
+    assert value(named, "--model") == "org/name"
+    assert value(named, "--served-model-name") is None
 
 
 def test_what_the_user_gives_wins() -> None:
@@ -191,6 +215,8 @@ def test_the_shell_command_is_the_command() -> None:
         ({"extra": ("--api-key", "sk")}, "process list"),
         ({"extra": ("--api_key=sk",)}, "VLLM_API_KEY"),
         ({"extra": ("--port", "1")}, "before it"),
+        ({"extra": ("--ssl-certfile", "c.pem")}, "reverse proxy"),
+        ({"extra": ("--ssl_keyfile=k.pem",)}, "reverse proxy"),
     ],
 )
 def test_bad_options_are_refused(given: dict[str, object], message: str) -> None:
