@@ -39,7 +39,8 @@ def parser() -> argparse.ArgumentParser:
         help="of a server, with /v1; several by commas, or by repeating it (default OPENAI_BASE_URL,"
         f" or {_DEFAULT_URL})",
     )
-    add("--model", help="as the server calls it; default: what it serves, if that is one")
+    add("--model", help="as training is given it; default: what the server serves, if that is one")
+    add("--tokenizer", help="as training is given it; default: the model's")
     add(
         "--tokens",
         type=int,
@@ -72,16 +73,31 @@ def main(arguments: Sequence[str]) -> int:
         ) from error
     named = given.base_url or [os.environ.get("OPENAI_BASE_URL") or _DEFAULT_URL]
     urls = [url.strip().rstrip("/") for text in named for url in text.split(",") if url.strip()]
-    failed = 0
+    usable, model = 0, given.model
     for url in urls:
         print(url, flush=True)
         try:
-            Check(url, given.model, given.tokens, given.continuation).run(levels, given.seconds)
+            one = Check(url, given.model, given.tokens, given.continuation)
+            one.run(levels, given.seconds)
         except ServerError as error:
-            failed += 1
             print(f"  NOT usable: {error}\n", flush=True)
-    print(f"{len(urls) - failed} of {len(urls)} server(s) can be trained with", flush=True)
-    return 1 if failed else 0
+        else:
+            usable, model = usable + 1, model or one.model
+    print(f"{usable} of {len(urls)} server(s) can be trained with, each by itself", flush=True)
+    return 0 if usable == len(urls) and _together(urls, model, given.tokenizer) else 1
+
+
+def _together(urls: Sequence[str], model: str, tokenizer: str | None) -> bool:
+    """Whether they can be opened as training opens them: as one supervisor, with its tokenizer."""
+    from server.scoring import open_as_training
+
+    try:
+        found = open_as_training(urls, model, tokenizer)
+    except ServerError as error:
+        print(f"NOT usable as --base_url {','.join(urls)} --model {model}: {error}", flush=True)
+        return False
+    print(f"opened as training opens them: {found}", flush=True)
+    return True
 
 
 class Check:
@@ -174,6 +190,10 @@ class Check:
         return found
 
     def _served(self) -> Served:
+        if self._asked_for is not None:
+            from server.scoring import find_model
+
+            return find_model(self.base_url, self._asked_for)
         try:
             models = served_models(self.base_url, self._key)
         except OSError as error:
@@ -181,9 +201,8 @@ class Check:
                 f"no answer ({error})", "Is it running? Start one: python -m server --model NAME_OR_FOLDER"
             ) from error
         names = ", ".join(model.name for model in models)
-        chosen = [model for model in models if self._asked_for in (None, model.name)]
-        if len(chosen) == 1 or (chosen and self._asked_for):
-            return chosen[0]
+        if len(models) == 1:
+            return models[0]
         raise ServerError(f"it serves {names or 'nothing'}", "Name one of these with --model.")
 
     def _compare(self, what: str, expected: Sequence[LogProbs], found: Sequence[LogProbs]) -> None:

@@ -5,6 +5,7 @@ Everything else in ``server/`` runs with Python alone; this module needs replug 
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -16,11 +17,14 @@ import numpy.typing as npt
 
 from replug_client.errors import OptionError, ReplugError
 from replug_client.supervisor.client import RemoteSupervisor
-from replug_client.supervisor.endpoint import make_client
+from replug_client.supervisor.endpoint import Endpoint, ServedModel, make_client
 from replug_client.supervisor.formats import FORMATS
+from replug_client.supervisor.open import SupervisorOptions, open_supervisor
 from replug_client.supervisor.options import ClientOptions
 from replug_client.supervisor.protocol import Prompt
+from replug_client.supervisor.server_tokenizer import ServerTokenizer
 from server.errors import ServerError
+from server.probe import Served
 
 FORMAT_NAMES = tuple(wire_format.name for wire_format in FORMATS)
 """In the order in which training tries them."""
@@ -84,6 +88,51 @@ def connect(
         raise ServerError(str(error)) from error
     with supervisor:
         yield Scorer(supervisor)
+
+
+def find_model(base_url: str, model: str) -> Served:
+    """A model of a server as training finds it: by its name, by its root, or as the same folder.
+
+    Raises:
+        ServerError: it is not served, or there is no answer; what the client says.
+    """
+
+    async def find() -> ServedModel:
+        endpoint = Endpoint(make_client(base_url, timeout=30.0))
+        try:
+            return await endpoint.served_model(model)
+        finally:
+            await endpoint.close()
+
+    try:
+        found = asyncio.run(find())
+    except (ReplugError, OptionError) as error:
+        raise ServerError(str(error)) from error
+    return Served(found.name, found.max_model_len)
+
+
+def open_as_training(base_urls: Sequence[str], model: str, tokenizer: str | None) -> str:
+    """Open all the servers as one supervisor, find its tokenizer, and hold that against the servers' own.
+
+    Returns:
+        What was opened, for the screen.
+
+    Raises:
+        ServerError: training would refuse them; what the client says.
+    """
+    client = ClientOptions(attempts=3, server_wait=0.0)
+    options = SupervisorOptions(
+        model, base_url=",".join(base_urls), tokenizer=tokenizer, timeout=300.0, client=client
+    )
+    try:
+        supervisor, found = open_supervisor(options)
+    except (ReplugError, OptionError) as error:
+        raise ServerError(str(error)) from error
+    supervisor.close()
+    if isinstance(found, ServerTokenizer):
+        found.close()
+        return f"{model}, with the server's own tokenizer (slow; --tokenizer gives another)"
+    return f"{model}, with the tokenizer of {tokenizer or model}"
 
 
 def random_ids(count: int) -> list[int]:

@@ -13,7 +13,7 @@ from replug_client.supervisor.protocol import Prompt
 from server.__main__ import main
 from server.advice import Observed, advise, read_metrics
 from server.check import _generated
-from tests.server.conftest import free_port
+from tests.server.conftest import ROOT, free_port
 from tests.supervisor.fake_server import MODEL, Body, FakeServer, running
 
 QUICK = ("--tokens", "40", "--continuation", "10", "--concurrency", "1,2", "--seconds", "0.01")
@@ -35,6 +35,7 @@ def test_a_good_server_passes(capsys: pytest.CaptureFixture[str]) -> None:
     assert "auto request(s) in flight:" in screen
     assert "OK: training would work" in screen
     assert "1 of 1 server(s)" in screen
+    assert f"opened as training opens them: {MODEL}, with the server's own tokenizer" in screen
 
 
 def test_a_server_that_answers_otherwise_in_a_crowd_fails(capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,6 +81,31 @@ def test_no_format_fails_with_each_reason(capsys: pytest.CaptureFixture[str]) ->
     assert "openai-echo: " in screen
 
 
+def test_two_models_under_one_name_fail_as_they_would_in_training(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def other(prompt: Prompt) -> Sequence[float]:
+        return [value - 3.0 for value in hashed_log_probs(prompt)]
+
+    with running(FakeServer()) as one, running(FakeServer(log_probs=other)) as two:
+        assert check(one, "--base_url", two.base_url) == 1
+    screen = capsys.readouterr().out
+    assert "2 of 2 server(s) can be trained with, each by itself" in screen
+    assert f"NOT usable as --base_url {one.base_url},{two.base_url} --model {MODEL}" in screen
+
+
+def test_a_model_is_found_by_its_root_as_in_training(capsys: pytest.CaptureFixture[str]) -> None:
+    with running(FakeServer()) as server:
+        assert check(server, "--model", "/models/fake") == 0
+    assert f"model: {MODEL}, at most 257 tokens" in capsys.readouterr().out
+
+
+def test_a_tokenizer_that_is_not_the_models_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    with running(FakeServer()) as server:
+        assert check(server, "--tokenizer", str(ROOT / "demo" / "lm")) == 1
+    assert "the tokenizer in use is not that of" in capsys.readouterr().out
+
+
 def test_nobody_there_and_another_model_fail(capsys: pytest.CaptureFixture[str]) -> None:
     with running(FakeServer()) as server:
         nobody = f"http://127.0.0.1:{free_port()}/v1"
@@ -88,7 +114,16 @@ def test_nobody_there_and_another_model_fail(capsys: pytest.CaptureFixture[str])
         assert "1 of 2 server(s)" in screen
         assert "NOT usable: no answer" in screen
         assert check(server, "--model", "other") == 1
-        assert f"it serves {MODEL}" in capsys.readouterr().out
+        assert f"it serves '{MODEL}'" in capsys.readouterr().out
+
+
+def test_ctrl_c_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(arguments: Sequence[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("server.check.main", interrupted)
+    assert main(["check"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_bad_options_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
