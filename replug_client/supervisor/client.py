@@ -20,7 +20,13 @@ from replug_client.supervisor.formats import FORMATS, WireFormat
 from replug_client.supervisor.options import ClientOptions
 from replug_client.supervisor.pool import Pool
 from replug_client.supervisor.prefixes import batches
-from replug_client.supervisor.probe import admit, check_unchanged, choose_format, find_servers
+from replug_client.supervisor.probe import (
+    admit,
+    check_echoed_text,
+    check_unchanged,
+    choose_format,
+    find_servers,
+)
 from replug_client.supervisor.protocol import OnScores, Prompt, Score
 
 __all__ = ["ClientOptions", "RemoteSupervisor"]
@@ -73,6 +79,18 @@ class RemoteSupervisor:
     def format(self) -> str:
         """Name of the wire format that the probe chose."""
         return self._format.name
+
+    def check_text(self, ids: Sequence[int], text: str) -> None:
+        """Where the format does not say which tokens were scored: ask whether these ids are this text to the server.
+
+        Raises:
+            OptionError: they are not; the ids are of another tokenizer.
+            SupervisorError: no answer, or a wrong one.
+        """
+        if self._format.verifies_ids:
+            return
+        prompt, (endpoint, name) = Prompt(tuple(ids), 1, "a text to know the tokenizer by"), self._first
+        self._on_loop(check_echoed_text(endpoint, name, prompt, text, self._options)).result()
 
     def score(self, prompts: Sequence[Prompt]) -> list[Score]:
         """See ``Supervisor.score``."""
@@ -135,7 +153,8 @@ class RemoteSupervisor:
         wire_format, canary = await choose_format(dict(names), formats, options)
         lengths = [entry.max_model_len for entry in served.values() if entry.max_model_len is not None]
         self._format = wire_format
-        self.name = next(iter(names.values()))
+        self._first = next(iter(names.items()))
+        self.name = self._first[1]
         # One token is generated, though nobody reads it.
         self.max_prompt_tokens = min(lengths) - 1 if lengths else _UNKNOWN_LENGTH
         # Which format was used is not in it: all give the same numbers.
@@ -157,11 +176,6 @@ class RemoteSupervisor:
                 endpoint.base_url,
                 wire_format.name,
                 min(lengths) if lengths else "an unknown number of",
-            )
-        if not wire_format.verifies_ids:
-            _log.warning(
-                "format %s: answers are held against their token ids only if this server returns them",
-                wire_format.name,
             )
 
     async def _run(self, prompts: Sequence[Prompt], on_scores: OnScores | None) -> list[Score]:

@@ -20,6 +20,7 @@ from replug_client.supervisor.tokenizer import SupervisorTokenizer, check_same_i
 
 _log = logging.getLogger(__name__)
 
+_TEXT = "def f(x, y):\n    return x + 2 * y\n"  # ASCII: servers write other characters in many ways
 CACHE_FILE = "scores.sqlite"
 
 
@@ -71,6 +72,7 @@ def open_supervisor(options: SupervisorOptions) -> tuple[CachedSupervisor, Super
             supervisor = RemoteSupervisor(clients, options.model, options.client)
             try:
                 tokenizer = _tokenizer_of_server(options, urls, supervisor.name)
+                supervisor.check_text(tokenizer.encode(_TEXT), _TEXT)
             except BaseException:
                 supervisor.close()
                 raise

@@ -24,6 +24,7 @@ from replug_client.errors import (
 from replug_client.supervisor.canary import CANARY, difference
 from replug_client.supervisor.endpoint import Endpoint, ServedModel
 from replug_client.supervisor.formats import WireFormat
+from replug_client.supervisor.formats.completions import ECHO, echoed_tokens
 from replug_client.supervisor.options import ClientOptions
 from replug_client.supervisor.protocol import Prompt, Score
 
@@ -139,6 +140,37 @@ async def choose_format(
         + "\nServe the model with vLLM (python -m server --model NAME_OR_FOLDER), or score in process with"
         " --supervisor local."
     )
+
+
+async def check_echoed_text(
+    endpoint: Endpoint, name: str, prompt: Prompt, text: str, options: ClientOptions
+) -> None:
+    """Hold what a server echoes of a prompt against the text that its ids were made of.
+
+    Raises:
+        OptionError: it is another text, so the ids are of another tokenizer.
+        SupervisorError: there is no answer, or a wrong one.
+    """
+    body = await _patiently(lambda: endpoint.post(ECHO.path, ECHO.build(name, [prompt])), options)
+    tokens = echoed_tokens(body, prompt)
+    if tokens is None:
+        return  # by their ids, which are held against ours in every answer
+    _log.warning(
+        "%s returns no token ids: its answers are checked by their lengths alone, its tokenizer by one text",
+        endpoint.base_url,
+    )
+    if _without_space("".join(tokens)) != _without_space(text):
+        raise OptionError(
+            f"the tokenizer in use is not that of {name!r}: {endpoint.base_url} reads the ids of {text[:40]!r} as"
+            f" {tokens[:8]} ... Give the folder or hub name of the served model with --tokenizer."
+        )
+
+
+def _without_space(text: str) -> str:
+    """Servers write spaces as they are, or as the vocabulary does, or leave out a leading one."""
+    for mark in ("\u2581", "\u0120", "\u010a", "<0x0A>"):
+        text = text.replace(mark, "")
+    return "".join(text.split())
 
 
 async def check_unchanged(endpoint: Endpoint, name: str, wire_format: WireFormat, canary: Score) -> None:

@@ -166,6 +166,27 @@ def test_a_tokenizer_that_is_not_held_against_the_servers_is_said(
     assert [record.levelname for record in said] == ["WARNING", "WARNING"]
 
 
+@pytest.mark.parametrize("shift", [100, 101])
+def test_text_that_a_server_without_ids_echoes_is_held_against_ours(
+    shift: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    def in_words(server: FakeServer, payload: dict[str, Any], body: Body) -> tuple[int, Body] | None:
+        for choice, ids in zip(body["choices"], payload["prompt"], strict=True):  # type: ignore[index, call-overload]
+            if "logprobs" in choice:
+                words = [chr(max(token - shift, 0)).replace(" ", "\u0120") for token in ids]
+                choice["logprobs"]["tokens"] = [*words, "x"]
+        return 200, body
+
+    with running(FakeServer(formats={"openai-echo"}, mischief=in_words)) as server:
+        options = SupervisorOptions(MODEL, base_url=server.base_url, client=QUICK)
+        if shift == 100:
+            open_supervisor(options)[0].close()
+        else:
+            with pytest.raises(OptionError, match=r"not that of 'fake-lm'.*--tokenizer"):
+                open_supervisor(options)
+    assert "returns no token ids" in caplog.text
+
+
 def test_a_tokenizer_of_another_model_is_refused(server: FakeServer, folder: FolderTokenizer) -> None:
     with pytest.raises(OptionError, match=r"not that of 'fake-lm'.*--tokenizer"):
         check_same_ids(folder, ServerTokenizer(server.base_url, MODEL), MODEL)

@@ -76,6 +76,18 @@ def parse_echo(body: bytes, prompts: Sequence[Prompt]) -> Parsed:
     return _parse(body, prompts, _echo_log_probs)
 
 
+def echoed_tokens(body: bytes, prompt: Prompt) -> list[str] | None:
+    """What the server calls the prompt's tokens, of an answer for it alone; None where it calls them by their ids.
+
+    Raises:
+        WrongAnswerError: it does not say.
+    """
+    (choice,) = _choices(read_json(body), [prompt])
+    _echo_log_probs(choice, prompt)
+    tokens = [str(token) for token in choice["logprobs"]["tokens"][: len(prompt.ids)]]
+    return None if tokens[-1].startswith(_TOKEN_ID) else tokens
+
+
 def _completion(model: str, prompts: Sequence[Prompt]) -> dict[str, Any]:
     # One token has to be generated: several servers refuse 0, or take it for "as many as there is room for".
     return {
