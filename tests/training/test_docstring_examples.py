@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -41,6 +42,14 @@ def test_an_example_runs_as_it_stands(example: doctest.DocTest) -> None:
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
     result = runner.run(example, out=report.append)
     assert result.attempted and not result.failed, "".join(report)
+
+
+def test_the_page_for_python_runs_from_top_to_bottom() -> None:
+    page = Path(__file__).parents[2] / "docs" / "python.md"
+    example = doctest.DocTestParser().get_doctest(page.read_text("utf-8"), {}, "python.md", str(page), 0)
+    report: list[str] = []
+    result = doctest.DocTestRunner().run(example, out=report.append)
+    assert result.attempted > 30 and not result.failed, "".join(report)
 
 
 def test_every_piece_of_the_public_interface_has_one() -> None:
