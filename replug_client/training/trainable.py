@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from sentence_transformers import SentenceTransformer
 from torch import nn
@@ -89,6 +90,17 @@ def last_layers(model: SentenceTransformer, count: int) -> list[nn.Module]:
     return list(stacks[0])[total - count :]
 
 
+def enable_checkpointing(transformer: Any) -> None:
+    """Compute activations anew in the backward pass instead of keeping them.
+
+    transformers 5.23 gave it this name, and warns of the older one.
+    """
+    for name in ("activation_checkpointing_enable", "gradient_checkpointing_enable"):
+        if hasattr(transformer, name):
+            getattr(transformer, name)({"use_reentrant": False})
+            return
+
+
 def _second_copy(options: TrainOptions, device: str) -> SentenceTransformer:
     encoder = options.encoder
     if device == "cpu" and options.steps.bf16 and encoder.attn_implementation is None:
@@ -101,7 +113,7 @@ def _second_copy(options: TrainOptions, device: str) -> SentenceTransformer:
     if options.steps.gradient_checkpointing:
         if (transformer := model.transformers_model) is None:
             raise OptionError("--gradient_checkpointing: this encoder has no transformer; leave it out")
-        transformer.activation_checkpointing_enable({"use_reentrant": False})
+        enable_checkpointing(transformer)
     if not options.steps.train_word_embeddings:
         freeze_word_embeddings(model)
     return model

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from transformers import PreTrainedModel
 
+from replug_client.training import trainable
+from replug_client.training.trainable import enable_checkpointing
 from tests.cli.processes import run
 from tests.cli.test_train import (
     QUERIES,
@@ -56,17 +58,17 @@ def test_a_stopped_run_ends_as_the_one_that_was_not(mode: str, place: Path) -> N
 
 def test_clipping_and_gradient_checkpointing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     enabled = []
-    enable = PreTrainedModel.activation_checkpointing_enable
-    monkeypatch.setattr(
-        PreTrainedModel,
-        "activation_checkpointing_enable",
-        lambda *given: (enabled.append(given[1:]), enable(*given)),
-    )
+
+    def enable(transformer: PreTrainedModel) -> None:
+        enable_checkpointing(transformer)
+        enabled.append(transformer.is_gradient_checkpointing)
+
+    monkeypatch.setattr(trainable, "enable_checkpointing", enable)
     short = ["--max_steps", "2", "--max_validation", "2", "--no_bf16", "--keep", "last"]
     run([*basic(place, "plain"), *short, "--max_grad_norm", "0"])
     assert not enabled
     run([*basic(place, "checkpointed"), *short, "--max_grad_norm", "1000", "--gradient_checkpointing"])
-    assert enabled == [({"use_reentrant": False},)]
+    assert enabled == [True]
     # So short that AdamW's epsilon is nearly all of its denominator: the weights stay where they are.
     run([*basic(place, "clipped"), *short, "--max_grad_norm", "1e-12"])
     base, plain, same, clipped = (
