@@ -51,7 +51,8 @@ def main() -> None:
         knowledge_store=store,
         rag_config=names["RAGConfig"](top_k=job["top_k"]),
     )
-    collator, loss = names["DataCollatorForLSR"](system), names["LSRLoss"]()
+    collator = names["DataCollatorForLSR"](system, *job["templates"])
+    loss = names["LSRLoss"]()
     before = {name: value.detach().clone() for name, value in retriever.encoder.named_parameters()}
     first = _loss(collator, loss, job["rows"])
     steps = _train(names, system, job)

@@ -8,9 +8,11 @@ FedRAG lives in an environment of its own; fed-rag 0.0.27 cannot make its collat
         "sentence-transformers==4.1.0" "transformers<5" "datasets>=3,<4" "peft<0.18"
 
 Without --fed_rag_python only replug's side runs. Both sides get the same encoder (MiniLM), the same LM (demo/lm),
-passages, rows, templates and training arguments; the loss is each library's own, KL(Q||P) without temperatures. The
-last two columns are the log-probability of one target as the library reads it, and as one forward pass over prompt and
-target gives it. (Two of MiniLM's tensors, its pooler's, have no part in its vectors and never move.)
+passages, rows and training arguments, and the loss is measured with the same templates; it is each library's own,
+KL(Q||P) without temperatures. An LM score is the target's probability there, about 0 for every passage: Q is uniform
+but for a hair, and the loss falls because P becomes so. (`score="mean"` of the collator mends that.) The last two
+columns are the log-probability of one target as the library reads it, and as one forward pass over prompt and target
+gives it. (Two of MiniLM's tensors, its pooler's, have no part in its vectors and never move.)
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from demo.pipeline import LM, minilm
+from replug_client.compat.fed_rag import DEFAULT_PROMPT_TEMPLATE, DEFAULT_TARGET_TEMPLATE
 
 _ROWS, _PASSAGES, _TOP_K = 6, 24, 4
 _CHARACTERS = 160
@@ -77,6 +80,7 @@ def make_job(steps: int, learning_rate: float, lm: Path) -> dict[str, Any]:
         "top_k": _TOP_K,
         "steps": steps,
         "learning_rate": learning_rate,
+        "templates": (DEFAULT_PROMPT_TEMPLATE, DEFAULT_TARGET_TEMPLATE),
         "pair": ("import os\n\ndef main():\n    print(os.", "path.join(a, b))\n"),
     }
 

@@ -29,6 +29,7 @@ from sentence_transformers import (
 from torch import Tensor, nn
 
 from replug_client.compat.rag_system import (
+    DEFAULT_PROMPT_TEMPLATE,
     HFPretrainedModelGenerator,
     HFSentenceTransformerRetriever,
     InMemoryKnowledgeStore,
@@ -62,30 +63,7 @@ __all__ = [
     "TrainResult",
 ]
 
-DEFAULT_PROMPT_TEMPLATE = """
-You are a helpful assistant. Given the user's question, provide a succinct
-and accurate response. If context is provided, use it in your answer if it helps
-you to create the most accurate response.
-
-<warning>
-Only use the the provided context if its relevant to answer the question. Otherwise,
-ignore it and use your parametric knowledge to answer the question.
-</warning>
-
-<question>
-{query}
-</question>
-
-<context>
-{context}
-</context>
-
-"""
-DEFAULT_TARGET_TEMPLATE = """
-<response>
-{response}
-</response>
-"""
+DEFAULT_TARGET_TEMPLATE = " {response}"
 _ROWS = "rows"
 
 
@@ -146,7 +124,8 @@ class DataCollatorForLSR:
 
     Attributes:
         rag_system: Of this module, or FedRAG's own.
-        prompt_template: With ``{query}`` and ``{context}``.
+        prompt_template: With ``{query}`` and ``{context}``. The default is plain text; FedRAG's words are its own, so
+            give the same to both where figures are to be compared.
         target_template: With ``{response}``.
         default_return_tensors: ``pt``, nothing else.
         score: What an LM score is. FedRAG's is the target's ``probability``, which is 0 for every passage where targets

@@ -21,22 +21,7 @@ from replug_client.supervisor.local import LocalSupervisor
 from replug_client.supervisor.protocol import Prompt, Score, Supervisor
 from replug_client.supervisor.tokenizer import FolderTokenizer, SupervisorTokenizer
 
-DEFAULT_PROMPT_TEMPLATE = """
-You are a helpful assistant. Given the user's question, provide a succinct
-and accurate response. If context is provided, use it in your answer if it helps
-you to create the most accurate response.
-
-<question>
-{query}
-</question>
-
-<context>
-{context}
-</context>
-
-<response>
-
-"""
+DEFAULT_PROMPT_TEMPLATE = "Passages:\n{context}\n\nQuestion: {query}\nAnswer:"
 
 
 @dataclass(slots=True)
