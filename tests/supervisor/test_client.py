@@ -6,7 +6,6 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -36,12 +35,6 @@ from replug_client.supervisor.server_tokenizer import ServerTokenizer
 from tests.supervisor.client_tools import QUICK, Reply, check, connect, start
 from tests.supervisor.contract import random_prompts
 from tests.supervisor.fake_server import MODEL, Body, FakeServer
-
-
-@pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    with ExitStack() as exit_stack:
-        yield exit_stack
 
 
 def test_the_probe_takes_the_cheapest_format_that_works_and_says_so(
