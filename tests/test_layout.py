@@ -16,6 +16,8 @@ COMMON = (
     "replug_client.artefacts",
     "replug_client.progress",
     "replug_client.statistics",
+    "replug_client.mixtures",
+    "replug_client.pages",
 )
 _STAGES = ("replug_client.retriever", "replug_client.supervisor", "replug_client.corpus")
 
@@ -30,6 +32,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "replug_client.compat": (*COMMON, *_STAGES, "replug_client.training"),
     "replug_client.inference": (*COMMON, *_STAGES),
     "replug_client.evaluation": (*COMMON, *_STAGES),
+    # Questions are answered by what answers them anywhere else.
+    "replug_client.evaluation.qa": (*COMMON, *_STAGES, "replug_client.evaluation", "replug_client.inference"),
     "replug_client.cli": ("replug_client", "server", "demo"),
     "server": (),
     # `python -m server check` scores as training does; the launcher itself needs nothing but Python.

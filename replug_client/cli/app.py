@@ -21,8 +21,23 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "embed": ("Pipeline", "replug_client.cli.embed"),
     "train": ("Pipeline", "replug_client.cli.train"),
     "compare": ("Pipeline", "replug_client.cli.compare"),
+    "answer": ("Use", "replug_client.cli.answer"),
     "score": ("Tools", "replug_client.cli.score"),
     "demo": ("Tools", "replug_client.cli.demo"),
+}
+
+# Commands that are groups: name to panel, help, and the module whose `app` they are.
+_GROUPS: dict[str, tuple[str, str, str]] = {
+    "evaluate": (
+        "Evaluation",
+        "Does it help? The LM's side, retrieval, and questions.",
+        "replug_client.cli.evaluate",
+    ),
+    "data": (
+        "Data",
+        "Corpora and data sets, as files that the other commands read.",
+        "replug_client.cli.data",
+    ),
 }
 
 
@@ -56,6 +71,8 @@ def build() -> typer.Typer:
     app.callback()(_root)
     for name, (panel, module) in _COMMANDS.items():
         app.command(name, rich_help_panel=panel)(getattr(import_module(module), name))
+    for name, (panel, text, module) in _GROUPS.items():
+        app.add_typer(import_module(module).app, name=name, rich_help_panel=panel, help=text)
     return app
 
 

@@ -49,16 +49,28 @@ class PromptBuilder:
         # A passage comes back with query after query; its tokenisation is kept.
         self._head = lru_cache(maxsize=_CACHED_PASSAGES)(self._head_ids)
 
+    def context(self, passages: str | Sequence[str], query_ids: Sequence[int]) -> tuple[int, ...]:
+        """What stands before the continuation: BOS, each passage (cut) with a separator behind it, the query.
+
+        ``""`` and ``()`` mean no passage. Several passages stand in the order given; the one that matters most
+        should come last, next to the query.
+        """
+        return (*self._heads(passages), *query_ids)
+
     def build(
-        self, passage: str, query_ids: Sequence[int], continuation_ids: Sequence[int], label: str = ""
+        self,
+        passages: str | Sequence[str],
+        query_ids: Sequence[int],
+        continuation_ids: Sequence[int],
+        label: str = "",
     ) -> Prompt:
-        """One prompt; an empty ``passage`` means no passage (and no separator).
+        """One prompt; an empty passage means no passage (and no separator); see :meth:`context` for several.
 
         Raises:
             PromptTooLongError: longer than ``max_prompt_tokens``; names the pair and the lengths.
             SupervisorError: an empty continuation, or nothing at all before it.
         """
-        head = self._head(passage)
+        head = self._heads(passages)
         ids = (*head, *query_ids, *continuation_ids)
         num_continuation = len(continuation_ids)
         name = label or "a prompt"
@@ -76,6 +88,12 @@ class PromptBuilder:
                 " Lower --retrieved_max_length, or cut query and continuation shorter."
             )
         return Prompt(ids, num_continuation, label)
+
+    def _heads(self, passages: str | Sequence[str]) -> tuple[int, ...]:
+        if isinstance(passages, str):
+            return self._head(passages)
+        start = len(self._bos)
+        return (*self._bos, *(token for passage in passages for token in self._head(passage)[start:]))
 
     def _head_ids(self, passage: str) -> tuple[int, ...]:
         if not passage:

@@ -14,9 +14,7 @@ from typing import Any
 import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from replug_client.training.alarms import Alarm
-from replug_client.training.moves import Move
-from replug_client.training.report.charts import (
+from replug_client.pages.charts import (
     Chart,
     Line,
     chart,
@@ -26,8 +24,10 @@ from replug_client.training.report.charts import (
     tick_labels,
     ticks,
 )
+from replug_client.pages.markup import Markup, clip, tag
+from replug_client.training.alarms import Alarm
+from replug_client.training.moves import Move
 from replug_client.training.report.curves import others, points
-from replug_client.training.report.markup import Markup, clip, tag
 from replug_client.training.report.page import Pair, Report, Validated, duration, render
 from replug_client.training.report.writer import ReportSources, ReportWriter, best_step
 from replug_client.training.stream import StreamTimings

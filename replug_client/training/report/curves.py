@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from replug_client.training.report.charts import Chart, Line
+from replug_client.pages.charts import Chart, Line
 
 History = Sequence[Mapping[str, float]]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from replug_client.pages.charts import Chart, chart, heat_table, number, shares
+from replug_client.pages.markup import Markup, clip, join, tag
+from replug_client.pages.style import CSS
 from replug_client.training.alarms import Alarm
 from replug_client.training.moves import BUCKETS
 from replug_client.training.report import curves
-from replug_client.training.report.charts import Chart, chart, heat_table, number, shares
-from replug_client.training.report.markup import Markup, clip, join, tag
-from replug_client.training.report.style import CSS
 
 # No script, no network, nothing from elsewhere: whatever a passage smuggled in could not do anything.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from replug_client.training.report.markup import Markup, join, tag
+from replug_client.pages.markup import Markup, join, tag
 
 Points = Sequence[tuple[float, float]]
 

@@ -1,0 +1,5 @@
+"""`replug evaluate lm`: placeholder of the scaffold, to be replaced."""
+
+
+def lm() -> None:
+    """Placeholder."""

@@ -1,0 +1,5 @@
+"""`replug evaluate qa`: placeholder of the scaffold, to be replaced."""
+
+
+def qa() -> None:
+    """Placeholder."""

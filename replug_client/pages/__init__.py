@@ -1,0 +1,1 @@
+"""Self-contained HTML pages: markup that escapes, charts as inline SVG, one style."""
