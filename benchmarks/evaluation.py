@@ -40,6 +40,7 @@ from replug_client.corpus.store import PassageStore, write_store
 from replug_client.corpus.windows import WindowOptions, cut_examples
 from replug_client.evaluation.conditions import Retrieved, parse_conditions, passages_needed
 from replug_client.evaluation.likelihood import LikelihoodTable, evaluate_conditions
+from replug_client.evaluation.lm import EXAMPLES_PER_CALL
 from replug_client.evaluation.retrieved import retrieve
 from replug_client.supervisor.cache import ScoreCache
 from replug_client.supervisor.cached import CachedSupervisor
@@ -53,7 +54,6 @@ _CONDITIONS = parse_conditions(["none random bm25"], ["first concat-2 ensemble-3
 _WINDOWS = WindowOptions(context_len=64, pred_len=64, min_pred_len=64)
 _PASSAGE_LINES, _PASSAGE_TOKENS, _MAX_PROMPT = 20, 192, 1024
 _LOOP_PART = 6  # of the prompts, one in so many
-_EXAMPLES_PER_CALL = 128
 _GOALS = {"ceiling": 0.95, "loop": 3.0}
 
 
@@ -78,7 +78,7 @@ class Work:
             self.store,
             builder,
             supervisor,
-            examples_per_call=_EXAMPLES_PER_CALL,
+            examples_per_call=EXAMPLES_PER_CALL["server"],
         )
 
 

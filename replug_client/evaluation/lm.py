@@ -34,7 +34,7 @@ from replug_client.supervisor.prompts import PromptBuilder
 from replug_client.supervisor.tokenizer import SupervisorTokenizer
 
 # In process, the larger a submission, the more prompts share a prefix that is run once.
-_EXAMPLES_PER_CALL = {"server": 128, "local": 4096}
+EXAMPLES_PER_CALL = {"server": 64, "local": 4096}
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +202,7 @@ def _score(
         supervisor,
         k=options.k,
         temperature=options.temperature,
-        examples_per_call=_EXAMPLES_PER_CALL[options.supervisor.kind],
+        examples_per_call=EXAMPLES_PER_CALL[options.supervisor.kind],
     )
 
 
