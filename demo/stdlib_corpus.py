@@ -145,10 +145,9 @@ def build(
         *others,
         num_files=len(chosen),
         num_passages=_write_csv(passages, (*columns, "line"), rows),
-        **{
-            f"num_{name}": _write_csv(path, columns, parts[name])
-            for name, path in zip(parts, others, strict=True)
-        },
+        num_train=_write_csv(others[0], columns, parts["train"]),
+        num_held_out=_write_csv(others[1], columns, parts["held_out"]),
+        num_new_files=_write_csv(others[2], columns, parts["new_files"]),
         left_out=left_out,
     )
     write_json(manifest, _manifest(report, options))
