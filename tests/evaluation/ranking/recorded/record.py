@@ -41,7 +41,9 @@ def main() -> None:
     recorded = {}
     for path in sorted(HERE.glob("*.run")):
         run = {query: {} for query in qrels} | read_run(path)
-        ndcg, ap, recall, precision = EvaluateRetrieval.evaluate(qrels, run, K_VALUES, ignore_identical_ids=True)
+        ndcg, ap, recall, precision = EvaluateRetrieval.evaluate(
+            qrels, run, K_VALUES, ignore_identical_ids=True
+        )
         mrr = EvaluateRetrieval.evaluate_custom(qrels, run, K_VALUES, "mrr")
         recorded[path.stem] = {**ndcg, **ap, **recall, **precision, **mrr}
     (HERE / "beir.json").write_text(json.dumps(recorded, indent=1) + "\n")
