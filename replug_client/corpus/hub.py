@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from replug_client.corpus.archives import give_name
 from replug_client.corpus.beir import CORPUS_NAME, QRELS_NAME, QUERIES_NAME
 from replug_client.errors import CorpusError, DownloadError
 from replug_client.progress import progress
@@ -63,8 +64,7 @@ def _materialise(source: str, folder: Path, split: str | None) -> None:
         for config, file in (("corpus", CORPUS_NAME), ("queries", QUERIES_NAME)):
             _, rows = _load(source, config, [judged, config, "train"], folder)
             _write_rows(temporary / file, rows, f"Fetching {config}")
-        temporary.chmod(0o755)
-        temporary.rename(folder)
+        give_name(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

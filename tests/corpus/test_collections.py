@@ -85,7 +85,7 @@ def test_ms_marco_is_evaluated_on_dev_as_beir_does(tmp_path: Path) -> None:
 
 def test_ids_that_never_meet_are_an_error(tmp_path: Path) -> None:
     folder = data_set(tmp_path / "mine", {"other": "query"})
-    with pytest.raises(CorpusError, match="no query with a text has judgements.*1 judged queries that"):
+    with pytest.raises(CorpusError, match=r"no query with a text has judgements.*1 judged queries that"):
         folder_data_sets(folder)
 
 
