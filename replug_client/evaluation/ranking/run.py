@@ -156,7 +156,7 @@ def evaluate_retrieval(options: RankingOptions) -> EvaluationResult:
         options=_as_json(options, how, search.top_k),
         inputs=_inputs(options, search, figures),
         left_out=dict(sum((Counter(one.left_out) for one in figures), Counter())),
-        verdict=verdict(main, tables[0], how),
+        verdict=verdict(main, tables, how),
         details=details(figures),
     )
 
