@@ -151,40 +151,40 @@ def _body(
 
 def _tiles(data: Mapping[str, Any]) -> Markup:
     value, gain = data["agreement"], data["gain"]
-    n = f"mean over {value['n']:,} {'held-out ' if data['held_out'] else ''}queries"
+    shown = len(data["queries"])
     tiles = [
-        ("Queries shown", f"{len(data['queries']):,}", f"of {value['n']:,} compared"),
-        (f"Overlap@{value['k']}", f"{value['overlap']:.2f}", n),
-        ("Rank-biased overlap", f"{value['rbo']:.2f}", n),
-        ("Kendall\u2019s \u03c4", f"{value['tau']:+.2f}", n),
-        ("Same first passage", f"{value['first_kept']:.0%}", n),
+        _tile("Queries", f"{shown:,}" if shown == value["n"] else f"{shown:,} of {value['n']:,}"),
+        _tile(f"Overlap@{value['k']}", f"{value['overlap']:.2f}"),
+        _tile("Rank-biased overlap", f"{value['rbo']:.2f}"),
+        _tile("Kendall\u2019s \u03c4", f"{value['tau']:+z.2f}".replace("-", "\u2212")),
+        _tile("Same first passage", f"{value['first_kept']:.0%}"),
     ]
-    parts = [_tile(*tile) for tile in tiles]
+    what = "held-out query" if data["held_out"] else "query"
+    said = f"Means over {value['n']:,} {what if value['n'] == 1 else what[:-1] + 'ies'}."
     if gain["n"]:
-        less = len(data["queries"]) - gain["n"]
-        said = f"nats, tuned\u2019s first passage over base\u2019s; mean over the {gain['n']:,} shown"
-        said += f"; {gain['better']:,} better, {gain['worse']:,} worse" + (
-            f"; {less:,} not scored" if less else ""
-        )
         tone = "good" if gain["mean"] > 0 else "bad" if gain["mean"] < 0 else None
-        parts.append(_tile("LM, first passage", f"{gain['mean']:+.2f}", said, tone))
-    return tag("div", *parts, class_="tiles")
+        tiles.append(_tile("LM, first passage", f"{gain['mean']:+z.2f} nats".replace("-", "\u2212"), tone))
+        said += (
+            " LM, first passage: what the tuned retriever\u2019s gives more than the base\u2019s, mean over the "
+            f"{gain['n']:,} scored of those shown ({gain['better']:,} better, {gain['worse']:,} worse)."
+        )
+    if data["supervisor"] is not None and gain["n"] < shown:
+        said += f" Not scored: {shown - gain['n']:,}; each says why."
+    return join([tag("div", *tiles, class_="tiles"), tag("p", said, class_="under")])
 
 
-def _tile(name: str, value: str, note: str, tone: str | None = None) -> Markup:
-    return tag("div", tag("span", name), tag("b", value, class_=tone), tag("small", note), class_="tile")
+def _tile(name: str, value: str, tone: str | None = None) -> Markup:
+    return tag("div", tag("span", name), tag("b", value, class_=tone), class_="tile")
 
 
 def _legend(scored: bool) -> Markup:
     parts = [
-        tag("span", tag("mark", "word", class_="query"), " also in the query"),
-        tag("span", tag("mark", "word", class_="continuation"), " only in what really follows"),
-        tag("span", "words of every fifth passage are not marked"),
+        tag("span", tag("mark", "word", class_="in-query"), " also in the query"),
+        tag("span", tag("mark", "word", class_="in-continuation"), " only in what really follows"),
+        tag("span", "not marked: words that more than a fifth of the passages have"),
     ]
     if scored:
-        parts.append(
-            tag("span", "LM: nats that the passage adds to the log-likelihood, compared with no passage")
-        )
+        parts.append(tag("span", "LM: nats that the passage adds to the log-likelihood; 0 is no passage"))
     return tag("div", *parts, class_="legend soft")
 
 

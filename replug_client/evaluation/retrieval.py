@@ -179,9 +179,9 @@ def run_comparison(
 
 
 def shown_name(model_name_or_path: str) -> str:
-    """A hub name as it is; of a folder elsewhere, the last two parts, which say most."""
-    path = Path(model_name_or_path)
-    return str(Path(*path.parts[-2:])) if path.is_absolute() else model_name_or_path
+    """A hub name as it is; of a folder further down or elsewhere, the last two parts, which say most."""
+    parts = Path(model_name_or_path).parts
+    return str(Path(*parts[-2:])) if len(parts) > 2 else model_name_or_path
 
 
 def spread(total: int, wanted: int) -> list[int]:

@@ -37,7 +37,7 @@ const Comparison = (() => {
 
   function marked(segments) {
     return segments.map(([mark, text]) =>
-      mark ? el("mark", { class: mark, title: `also in the ${mark}` }, text) : document.createTextNode(text)
+      mark ? el("mark", { class: `in-${mark}`, title: `also in the ${mark}` }, text) : document.createTextNode(text)
     );
   }
 
@@ -128,13 +128,19 @@ const Comparison = (() => {
         el(
           "span",
           { class: "lm", title: `nats that the first passage adds to the log-likelihood of the ${of} (${tokens} tokens)` },
-          `LM, first passage: base ${signed(base)}, tuned ${signed(tuned)}: `,
-          el("b", { class: tone(gain) }, `${signed(gain)} nats`)
+          query.first_kept ? "LM, first passage: " : `LM, first passage: base ${signed(base)}, tuned ${signed(tuned)}: `,
+          query.first_kept ? `${signed(base)} nats` : el("b", { class: tone(gain) }, `${signed(gain)} nats`)
         )
       );
     }
     if (query.unscored) parts.push(el("span", { class: "soft" }, `not scored by the LM: ${query.unscored}`));
     return el("p", { class: "figures" }, ...parts);
+  }
+
+  // A long text scrolls, and so it can be reached by keyboard.
+  function asked(name, text, query) {
+    const box = el("div", { class: `asked${query.code ? " code" : ""}`, tabindex: 0, role: "group", "aria-label": name }, text);
+    return el("div", { class: name === "query" ? "given" : "follows" }, el("span", { class: "soft" }, name), box);
   }
 
   function queryCard(query, names, title) {
@@ -145,11 +151,7 @@ const Comparison = (() => {
       "article",
       { class: "query", tabindex: -1, "aria-label": title },
       el("header", {}, el("h3", {}, title), query.document ? el("span", { class: "soft" }, `from ${query.document}`) : null),
-      el("div", { class: `asked${query.code ? " code" : ""}`, tabindex: 0, role: "group", "aria-label": "query" }, query.query),
-      query.continuation
-        ? el("div", { class: "follows" }, el("span", { class: "soft" }, "what really follows"),
-            el("div", { class: `asked${query.code ? " code" : ""}`, tabindex: 0, role: "group", "aria-label": "continuation" }, query.continuation))
-        : null,
+      el("div", { class: "texts" }, asked("query", query.query, query), query.continuation ? asked("what really follows", query.continuation, query) : null),
       figures(query),
       el("div", { class: "lists" }, list("base", names.base, query, scale), lines, list("tuned", names.tuned, query, scale))
     );
@@ -164,7 +166,7 @@ const Comparison = (() => {
 
   // A query's end is what stands right before the continuation: that is what is in view.
   function settle(card) {
-    if (!card.settled) for (const asked of card.querySelectorAll("header + .asked")) asked.scrollTop = asked.scrollHeight;
+    if (!card.settled) for (const box of card.querySelectorAll(".given .asked")) box.scrollTop = box.scrollHeight;
     card.settled = true;
     for (const passage of card.querySelectorAll(".passage")) measure(passage);
     redraw(card);
