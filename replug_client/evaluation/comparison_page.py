@@ -62,16 +62,16 @@ def search_page(
         examples: Queries to begin with.
     """
     about = (
-        "log-likelihoods are of this; left empty, of the query itself"
+        "Log-likelihoods are of this; left empty, of the query itself."
         if supervisor
-        else "its words are marked; no LM scores it, for none was named (--model)"
+        else "Its words are marked. No LM scores it, for none was named (--model)."
     )
     tools = [
         tag("label", "Query", _field("textarea", id="search", rows=3, spellcheck="false"), class_="wide"),
         tag(
             "label",
-            f"What really follows ({about})",
-            _field("textarea", id="continuation", rows=3, spellcheck="false"),
+            "What really follows (may stay empty)",
+            _field("textarea", id="continuation", rows=3, spellcheck="false", placeholder=about),
             class_="wide",
         ),
         tag("label", "Passages", _field("input", type="number", id="count", min=1, max=100, value=k)),

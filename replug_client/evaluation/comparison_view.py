@@ -72,11 +72,13 @@ def query_data(
 ) -> dict[str, Any]:
     """One query as the page draws it; a passage that stands in both lists is said once."""
     rows = list(dict.fromkeys(place.row for place in (*comparison.base, *comparison.tuned)))
+    codes = [looks_like_code(passages[row].text) for row in rows]
     return {
         "query": comparison.query,
         "continuation": comparison.continuation,
         "document": comparison.document_id,
-        "code": looks_like_code(comparison.query),
+        # One look for all of a query's passages: that of most of them.
+        "code": 2 * sum(codes) > len(codes),
         "k": comparison.k,
         "overlap": comparison.overlap,
         "rbo": comparison.rbo,
@@ -118,7 +120,6 @@ def _passage(
         "id": passage.id,
         "title": passage.title,
         "extra": [f"{column}={value}" for column, value in passage.extra.items()],
-        "code": looks_like_code(text),
         "text": [[segment.mark, segment.text] for segment in cut],
         "log_likelihood": None if worth is None else worth.log_likelihoods[row],
         "gain": None if worth is None else worth.gain(row),

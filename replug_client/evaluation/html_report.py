@@ -69,14 +69,16 @@ def _name(result: EvaluationResult, file: str) -> str:
 
 def _verdict(file: str, result: EvaluationResult) -> Markup:
     main = main_difference(result)
-    tone = None
-    if main is not None and main[1].excludes_zero:
-        tone = "good" if main[1].mean > 0 else "bad"
+    tone = None if main is None else _tone(main[1])
     parts = [tag("span", _QUESTIONS.get(result.kind, result.kind))]
     parts.append(tag("p", result.verdict or "No verdict: see the tables."))
     if main is not None:
         row, difference = main
-        parts.append(tag("span", f"{row.label}: {_signed(difference)}, n = {row.n:,}"))
+        metric = result.tables[0].metrics[0]
+        said = (
+            f"{row.label}, {metric.label}: {_signed(difference, metric)} (positive is better), n = {row.n:,}"
+        )
+        parts.append(tag("span", said))
     return tag("div", *parts, tag("br"), tag("span", Path(file).name), class_=f"verdict {tone or ''}".strip())
 
 
@@ -93,8 +95,6 @@ def main_difference(result: EvaluationResult) -> tuple[Row, Difference] | None:
 
 def _section(name: str, file: str, result: EvaluationResult) -> Markup:
     parts = [tag("h2", _QUESTIONS.get(result.kind, result.kind))]
-    if result.verdict:
-        parts.append(tag("p", tag("b", result.verdict)))
     parts.append(_left_out(result.left_out))
     parts += [_table(table) for table in result.tables]
     if result.details:
@@ -131,7 +131,7 @@ def _table(table: ResultTable) -> Markup:
 
 def _difference_plot(table: ResultTable, metric: Metric) -> Markup:
     dots = [
-        _difference_dot(row, row.differences[metric.name])
+        _difference_dot(row, row.differences[metric.name], metric)
         for row in table.rows
         if metric.name in row.differences
     ]
@@ -144,19 +144,16 @@ def _difference_plot(table: ResultTable, metric: Metric) -> Markup:
     return dot_plot(f"{metric.label}: better by", note, dots, reference=0.0)
 
 
-def _difference_dot(row: Row, difference: Difference) -> Dot:
-    tone = None
-    if difference.excludes_zero:
-        tone = "good" if difference.mean > 0 else "bad"
+def _difference_dot(row: Row, difference: Difference, metric: Metric) -> Dot:
     return Dot(
         label=row.label,
         note=f"n = {row.n:,}",
         value=difference.mean,
-        said=_signed(difference),
+        said=_signed(difference, metric),
         low=difference.low,
         high=difference.high,
         emphasis=row.emphasis,
-        tone=tone,
+        tone=_tone(difference),
     )
 
 
@@ -190,7 +187,7 @@ def _rows(table: ResultTable) -> Markup:
         for metric in table.metrics:
             cells.append(_cell(row.values.get(metric.name), metric))
             if any(metric.name in other.differences for other in table.rows):
-                cells.append(_difference_cell(row.differences.get(metric.name)))
+                cells.append(_difference_cell(row.differences.get(metric.name), metric))
         head = tag("th", row.label, scope="row")
         lines.append(tag("tr", head, *cells, class_="strong" if row.emphasis else None))
     body = tag(
@@ -213,21 +210,32 @@ def _cell(value: float | None, metric: Metric) -> Markup:
     return tag("td", _figure(value, metric), data_value=repr(float(value)))
 
 
-def _difference_cell(difference: Difference | None) -> Markup:
+def _difference_cell(difference: Difference | None, metric: Metric) -> Markup:
     if difference is None:
         return tag("td", "")
-    tone = None
-    if difference.excludes_zero:
-        tone = "good" if difference.mean > 0 else "bad"
-    return tag("td", _signed(difference), data_value=repr(float(difference.mean)), class_=tone)
+    return tag(
+        "td", _signed(difference, metric), data_value=repr(float(difference.mean)), class_=_tone(difference)
+    )
+
+
+def _tone(difference: Difference) -> str | None:
+    """``good`` or ``bad`` where the interval says so."""
+    if not difference.excludes_zero:
+        return None
+    return "good" if difference.mean > 0 else "bad"
 
 
 def _figure(value: float, metric: Metric) -> str:
     return f"{value:.{metric.digits}f}".replace("-", "\u2212")
 
 
-def _signed(difference: Difference) -> str:
-    return str(difference).replace("-", "\u2212")
+def _signed(difference: Difference, metric: Metric) -> str:
+    """With the metric's decimals: ``+0.013 [+0.008, +0.018]``."""
+    digits = metric.digits
+    said = f"{difference.mean:+z.{digits}f}"
+    if difference.low is None or difference.high is None:
+        return f"{said} [no interval]".replace("-", "\u2212")
+    return f"{said} [{difference.low:+z.{digits}f}, {difference.high:+z.{digits}f}]".replace("-", "\u2212")
 
 
 def _run(run: RunSummary, results: Mapping[str, EvaluationResult]) -> Markup:

@@ -77,17 +77,17 @@ def dot_plot(title: str, note: str, dots: Sequence[Dot], reference: float | None
         return Markup("")
     values = [value for dot in dots for value in (dot.value, dot.low, dot.high) if value is not None]
     scale = Scale.over([*values, *([reference] if reference is not None else [])])
-    lines = [line for dot in dots for line in _line(dot, scale, reference)]
-    axis = [tag("span"), _axis(scale), tag("span")]
+    lines = [_line(dot, scale, reference) for dot in dots]
+    axis = tag("div", tag("span"), _axis(scale), tag("span"), class_="row")
     return tag(
         "figure",
         tag("figcaption", tag("h4", title), tag("p", note)),
-        tag("div", *lines, *axis, class_="dots"),
+        tag("div", *lines, axis, class_="dots"),
         class_="dot-plot",
     )
 
 
-def _line(dot: Dot, scale: Scale, reference: float | None) -> list[Markup]:
+def _line(dot: Dot, scale: Scale, reference: float | None) -> Markup:
     kind = " ".join(filter(None, ("dot", dot.tone, "strong" if dot.emphasis else None)))
     parts: list[Markup] = []
     if reference is not None:
@@ -109,11 +109,9 @@ def _line(dot: Dot, scale: Scale, reference: float | None) -> list[Markup]:
         "svg", *parts, class_="track", height=_HEIGHT, role="img", aria_label=f"{dot.label}: {dot.said}"
     )
     strong = "strong" if dot.emphasis else None
-    return [
-        tag("span", dot.label, " ", tag("small", dot.note), class_=strong),
-        drawing,
-        tag("span", dot.said, class_=" ".join(filter(None, ("said", dot.tone, strong)))),
-    ]
+    label = tag("span", dot.label, " ", tag("small", dot.note), class_=strong)
+    said = tag("span", dot.said, class_=" ".join(filter(None, ("said", dot.tone, strong))))
+    return tag("div", label, drawing, said, class_="row")
 
 
 def _axis(scale: Scale) -> Markup:

@@ -69,7 +69,7 @@ const Comparison = (() => {
   function passageCard(side, place, query, scale) {
     const passage = query.passages[place.passage];
     const named = [passage.title, ...passage.extra].filter(Boolean).join(" \u00b7 ");
-    const text = el("div", { class: `text${passage.code ? " code" : ""}` }, ...marked(passage.text));
+    const text = el("div", { class: `text${query.code ? " code" : ""}` }, ...marked(passage.text));
     const more = el("button", { type: "button", class: "more", tabindex: -1, "aria-expanded": "false" }, "Show all");
     const card = el(
       "li",

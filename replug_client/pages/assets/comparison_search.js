@@ -78,8 +78,9 @@
   }
   const examples = document.getElementById("examples");
   for (const [number, example] of service.examples.entries()) {
-    const end = example.query.trim().split("\n").pop().trim();
-    const button = Comparison.el("button", { type: "button", class: "example", title: example.query }, end.slice(-60) || `${number + 1}`);
+    const text = example.query.trim().replace(/\s+/g, " ");
+    const end = text.length > 48 ? `\u2026${text.slice(-48)}` : text || `${number + 1}`;
+    const button = Comparison.el("button", { type: "button", class: "example", title: example.query }, end);
     button.addEventListener("click", () => {
       query.value = example.query;
       continuation.value = example.continuation || "";
