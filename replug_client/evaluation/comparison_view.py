@@ -11,7 +11,7 @@ from replug_client.evaluation.comparison import Comparison, Place, QueryComparis
 from replug_client.evaluation.highlight import segments
 from replug_client.pages.markup import clean
 
-_CODE_MARKS = re.compile(r"[{}()\[\];=<>_]|^\s{2,}\S", re.MULTILINE)
+_CODE_MARKS = re.compile(r"[{}\[\];=<>_]|\w\(|^\s{2,}\S", re.MULTILINE)
 _CODE_SHARE = 0.03
 
 
@@ -36,7 +36,7 @@ def joins(comparison: QueryComparison) -> list[Join]:
 
 
 def looks_like_code(text: str) -> bool:
-    """Whether a text is better read in letters of one width: brackets, operators and indents are more than 3 %."""
+    """Whether a text is better read in letters of one width: brackets, calls, operators and indents are many."""
     return len(_CODE_MARKS.findall(text)) > _CODE_SHARE * len(text)
 
 
