@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -201,7 +202,8 @@ def test_all_of_it_by_keyboard(open_page: Open, static: str) -> None:
     expect(place).to_have_attribute("data-side", "tuned")
     expect(place.locator(".rank")).to_have_text("4")
     page.keyboard.press("Enter")
-    expect(place).to_have_class("passage down linked open cut")
+    expect(place).to_have_class(re.compile(r"\bopen\b"))
+    expect(place.locator(".more")).to_have_attribute("aria-expanded", "true")
     page.keyboard.press("?")
     expect(page.locator("dialog#keys")).to_be_visible()
     page.keyboard.press("Escape")

@@ -276,13 +276,15 @@ def test_with_a_supervisor_each_passage_says_what_it_is_worth(workplace: Path, c
     assert "LM (lm): the tuned retriever's first passage gives" in compare("--queries", "2", *flags)
 
 
-def test_serve_goes_with_no_other_form(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for flags in (["--json"], ["--html", "out.html"]):
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as caught:
-            patch.setattr(sys, "argv", ["test_retriever.py", "--serve", *flags])
-            run_command("compare")
-        assert caught.value.code == 2
-        assert "--serve goes neither with" in capsys.readouterr().err
+@pytest.mark.parametrize("flags", [["--json"], ["--html", "out.html"]])
+def test_serve_goes_with_no_other_form(
+    workplace: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["test_retriever.py", "--serve", *flags])
+    with pytest.raises(SystemExit) as caught:
+        run_command("compare")
+    assert caught.value.code == 2
+    assert "--serve goes neither with" in capsys.readouterr().err
 
 
 def test_the_served_page_answers_and_ends_with_ctrl_c(workplace: Path, encoders: dict[str, Path]) -> None:

@@ -17,7 +17,8 @@ from replug_client.evaluation.run_summary import RunSummary
 
 BITS = Metric("bits_per_byte", "bits/byte", lower_is_better=True, digits=3)
 BASE = Row("base", "base retriever", 1234, {"bits_per_byte": 1.05})
-TUNED = Row("tuned", "tuned retriever", 1234, {"bits_per_byte": 1.04}, {"bits_per_byte": Difference(0.01, 0.002, 0.02)}, True)  # fmt: skip
+GAIN = Difference(0.01, 0.002, 0.02)
+TUNED = Row("tuned", "tuned retriever", 1234, {"bits_per_byte": 1.04}, {"bits_per_byte": GAIN}, True)
 LM = EvaluationResult(
     "lm",
     [ResultTable("first", "First passage", [BITS], [BASE, TUNED], "base", ["Each token once."])],
@@ -32,10 +33,11 @@ LM = EvaluationResult(
 def test_verdicts_come_first_then_figures_then_what_was_read() -> None:
     other = replace(LM, kind="qa", verdict="It answers no better.", left_out={})
     page = report_page({"out/lm.json": LM, "out/qa.json": other})
-    order = ["It helps.", "It answers no better.", "First passage", "+0.010 [+0.002, +0.020]", "c0ffee"]
+    order = ["It helps.", "It answers no better.", "First passage", "c0ffee"]
     places = [page.index(text) for text in order]
     assert places == sorted(places)
     assert "12 too long" in page and "none of these" not in page and "Nothing was left out." in page
+    assert page.count("+0.010 [+0.002, +0.020]") >= 3
     assert page.count("n = 1,234") >= 3 and "Each token once." in page
     assert "&lt;b&gt;why&lt;/b&gt;" in page and "<b>why" not in page
     assert "context_len" in page
