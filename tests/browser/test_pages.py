@@ -273,10 +273,14 @@ def test_every_text_has_the_contrast_that_reading_needs(
 
 
 def test_printed_it_is_light_and_without_what_can_only_be_clicked(open_page: Open, static: str) -> None:
-    page = open_page(static, color_scheme="dark")
+    page = open_page(static, color_scheme="dark", width=794)  # A4
     page.emulate_media(media="print")
-    assert page.locator("#tools").is_hidden()
+    for button in page.locator("button, #tools").all():
+        assert button.is_hidden()
     assert page.evaluate(BACKGROUND) == "rgb(255, 255, 255)"
+    base, tuned = (card(page, 0).locator(f".list.{side}").bounding_box() for side in ("base", "tuned"))
+    assert base is not None and tuned is not None
+    assert base["y"] == tuned["y"] and base["width"] == pytest.approx(tuned["width"], abs=1)
 
 
 # ------------------------------------------------------------------------------------------------ the served page

@@ -246,7 +246,10 @@ const Comparison = (() => {
   function show(place, cards) {
     watched.disconnect();
     place.replaceChildren(...cards);
-    for (const card of cards) watched.observe(card);
+    for (const card of cards) {
+      card.settled = false; // what is put in anew has lost where it was scrolled to
+      watched.observe(card);
+    }
   }
 
   return { el, queryCard, show, signed, plain, tone, toggleText };
