@@ -30,7 +30,7 @@ def small_plan(folder: Path) -> Plan:
     """The demo's plan at a size of seconds. Halves are held out, so that no Python leaves a side empty."""
     return Plan(
         folder=folder,
-        corpus=CorpusOptions(files=12, held_out_every=2),
+        corpus=CorpusOptions(files=12, new_every=2),
         train={
             "n_docs": "2",
             "bm25_docs": "2",
