@@ -21,7 +21,6 @@ def report(
         ),
     ],
     output: Annotated[Path, typer.Option("--output", help="The page.", rich_help_panel=FILES)],
-    more: Annotated[list[Path] | None, typer.Argument(help="More of --input.", show_default=False)] = None,
     run: Annotated[
         Path | None,
         typer.Option("--run", help="Folder of the training run, to be shown with it.", rich_help_panel=FILES),
@@ -38,12 +37,11 @@ def report(
     from replug_client.evaluation.results import EvaluationResult
     from replug_client.evaluation.run_summary import RunSummary
 
-    files = [*inputs, *(more or ())]
-    twice = sorted({str(file) for file in files if files.count(file) > 1})
+    twice = sorted({str(file) for file in inputs if inputs.count(file) > 1})
     if twice:
         raise OptionError(f"--input names {', '.join(twice)} twice; expected each file once")
-    results = {str(file): EvaluationResult.read(file) for file in files}
+    results = {str(file): EvaluationResult.read(file) for file in inputs}
     page = report_page(results, None if run is None else RunSummary.read(run))
     with atomic_write(output, "w") as stream:
         stream.write(page)
-    print(f"{len(results)} evaluations: {output}", file=sys.stderr)
+    print(f"{len(results)} evaluation{'s' if len(results) > 1 else ''}: {output}", file=sys.stderr)

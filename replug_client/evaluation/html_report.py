@@ -135,9 +135,7 @@ def _difference_plot(table: ResultTable, metric: Metric) -> Markup:
         for row in table.rows
         if metric.name in row.differences
     ]
-    base = next(
-        (row.label for row in table.rows if row.name == table.baseline), table.baseline or "the baseline"
-    )
+    base = _baseline_label(table)
     first = next((row.differences[metric.name] for row in table.rows if metric.name in row.differences), None)
     resampled = "" if first is None else f"; {first.confidence:.0%} intervals over {first.units}"
     note = f"right of 0 is better than {base}{resampled}"
@@ -171,8 +169,14 @@ def _value_plot(table: ResultTable, metric: Metric) -> Markup:
     ]
     base = next((row.values.get(metric.name) for row in table.rows if row.name == table.baseline), None)
     way = "lower is better" if metric.lower_is_better else "higher is better"
-    note = way if base is None else f"{way}; the dashed line is {table.baseline}"
+    note = way if base is None else f"{way}; the dashed line is {_baseline_label(table)}"
     return dot_plot(metric.label, note, dots, reference=base)
+
+
+def _baseline_label(table: ResultTable) -> str:
+    return next(
+        (row.label for row in table.rows if row.name == table.baseline), table.baseline or "the baseline"
+    )
 
 
 def _rows(table: ResultTable) -> Markup:
@@ -180,7 +184,7 @@ def _rows(table: ResultTable) -> Markup:
     for metric in table.metrics:
         heads.append(_heading(metric.label))
         if any(metric.name in row.differences for row in table.rows):
-            heads.append(_heading(f"better than {table.baseline} by"))
+            heads.append(_heading(f"better than {_baseline_label(table)} by"))
     lines = []
     for row in table.rows:
         cells = [tag("td", f"{row.n:,}", data_value=row.n)]
