@@ -57,7 +57,7 @@ def open_retrievers(
         OptionError: an encoder cannot be loaded.
         ArtefactError: an index cannot be made.
     """
-    found = _opened(shards)
+    found = usable_shards(shards)
     first = _retriever(base, load_encoder(base), store, found, cache_dir)
     model = load_encoder(tuned)
     if fingerprint(model, "document") == fingerprint(first.model, "document"):
@@ -69,14 +69,13 @@ def open_retriever(
     options: EncoderOptions, store: PassageStore, *, shards: Sequence[str] = (), cache_dir: Path
 ) -> Retriever:
     """One encoder with its own index; see :func:`open_retrievers`."""
-    return _retriever(options, load_encoder(options), store, _opened(shards), cache_dir)
+    return _retriever(options, load_encoder(options), store, usable_shards(shards), cache_dir)
 
 
-def _opened(patterns: Sequence[str]) -> list[Shard]:
-    if not patterns:
-        return []
+def usable_shards(patterns: Sequence[str]) -> list[Shard]:
+    """A run's shards, or none where they cannot be used; passages are embedded then."""
     try:
-        return open_shards(patterns)
+        return open_shards(patterns) if patterns else []
     except (ArtefactError, StaleArtefactError) as error:
         logger.warning("the run's passage vectors cannot be used, so passages are embedded anew: %s", error)
         return []

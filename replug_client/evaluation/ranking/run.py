@@ -24,7 +24,6 @@ from replug_client.evaluation.ranking.search import (
     Encoder,
     Search,
     retriever_name,
-    usable_shards,
 )
 from replug_client.evaluation.ranking.tables import (
     Comparing,
@@ -34,6 +33,7 @@ from replug_client.evaluation.ranking.tables import (
     verdict,
 )
 from replug_client.evaluation.results import EvaluationResult
+from replug_client.evaluation.retrieval import usable_shards
 from replug_client.evaluation.tuned_run import TunedRun, read_queries
 from replug_client.retriever.embedding import EmbedOptions
 from replug_client.retriever.encoder import ComputeDtype, EncoderOptions, fingerprint
