@@ -107,7 +107,7 @@ def cut_examples(
         counts.documents += 1
         before = counts.examples
         ids, offsets = tokenizer.encode_with_offsets(document.text)
-        cuts = _Cuts(document.text, offsets)
+        cuts = Cuts(document.text, offsets)
         for window in _windows(cuts, options, counts):
             example = _example(document, ids, cuts, window)
             if not example.query.strip() or not example.continuation.strip():
@@ -118,9 +118,11 @@ def cut_examples(
         counts.documents_without_example += counts.examples == before
 
 
-class _Cuts:
-    """Where a document may be cut: token ``i`` starts at character ``at[i]``; ``whole[i]`` says whether
+class Cuts:
+    """Where a text may be cut: token ``i`` starts at character ``at[i]``; ``whole[i]`` says whether
     no character is split there.
+
+    Both have one entry more than there are tokens, for the end; without tokens they have just one.
     """
 
     def __init__(self, text: str, offsets: Sequence[tuple[int, int]]) -> None:
@@ -162,7 +164,7 @@ class _Window:
     end: int
 
 
-def _windows(cuts: _Cuts, options: WindowOptions, counts: WindowCounts) -> Iterator[_Window]:
+def _windows(cuts: Cuts, options: WindowOptions, counts: WindowCounts) -> Iterator[_Window]:
     start, end = 0, 0
     while end < cuts.num_tokens:
         if start + options.context_len + options.least_continuation > cuts.num_tokens:
@@ -187,7 +189,7 @@ def _windows(cuts: _Cuts, options: WindowOptions, counts: WindowCounts) -> Itera
         start = following if following > start else cuts.after(start)
 
 
-def _example(document: Document, ids: Sequence[int], cuts: _Cuts, window: _Window) -> Example:
+def _example(document: Document, ids: Sequence[int], cuts: Cuts, window: _Window) -> Example:
     continuation = cuts.text[cuts.at[window.begin] : cuts.at[window.end]]
     return Example(
         document_id=document.id,
