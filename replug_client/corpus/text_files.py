@@ -140,6 +140,16 @@ def jsonl_passages(path: Path, columns: Columns, advance: Advance) -> Iterator[t
         CorpusError: a line that is no JSON object, a key twice in one object, bytes that are not
             UTF-8, or whatever :func:`passage_of` refuses.
     """
+    for place, value in json_lines(path, advance):
+        yield place, passage_of(place, value, columns)
+
+
+def json_lines(path: Path, advance: Advance) -> Iterator[tuple[Place, dict[str, Any]]]:
+    """The objects of a JSONL file, each with its place; blank lines are skipped.
+
+    Raises:
+        CorpusError: a line that is no JSON object, a key twice in one object, or bytes that are not UTF-8.
+    """
     record = 0
     with _open(path, advance) as stream:
         for number, line in enumerate(stream, 1):
@@ -148,7 +158,7 @@ def jsonl_passages(path: Path, columns: Columns, advance: Advance) -> Iterator[t
             if line.strip():
                 record += 1
                 place = Place(str(path), record, number)
-                yield place, passage_of(place, json_object(place, line), columns)
+                yield place, json_object(place, line)
 
 
 def json_object(place: Place, line: bytes) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain
+from itertools import chain, dropwhile
 from pathlib import Path
 
 from replug_client.corpus.rows import Place
@@ -13,6 +13,8 @@ from replug_client.corpus.sources.conversion import Conversion, Converted, skipp
 from replug_client.corpus.sources.hub import HubData
 from replug_client.corpus.sources.inputs import hashed, lines, text_of
 from replug_client.corpus.sources.pieces import PieceOptions, WordTokenizer, cut_pieces
+from replug_client.corpus.wikitext import IS_TITLE
+from replug_client.corpus.wikitext import articles as split_articles
 from replug_client.corpus.windows import OffsetTokenizer
 from replug_client.errors import CorpusError, OptionError
 from replug_client.progress import progress
@@ -20,9 +22,6 @@ from replug_client.progress import progress
 HUB_NAME = "Salesforce/wikitext"
 SPLITS = ("train", "validation", "test")
 _FILE_WORDS = {"train": ("train",), "validation": ("valid",), "test": ("test",)}
-_DOCUMENT_LIMIT = 1 << 25
-# One "=" on each side: "= = Section = =" begins with two.
-_TITLE = re.compile(r"^ ?= (?!= )(\S.*?|\S)(?<! =) = ?$")
 _SECTION = re.compile(r"^((?:= ){2,})(.*?)(?: =){2,}$")
 _ADVICE = (
     "Give a file (wiki.train.raw, wiki.train.tokens) or a folder of them, or of the hub's Parquet files, "
@@ -167,41 +166,23 @@ class WikitextConverter:
 
 
 def articles(split: str, numbered: Iterator[tuple[Place, str]]) -> Iterator[Article]:
-    """The articles of a split's lines.
-
-    A title is a line `` = Title = `` between blank lines; without them, a formula in a paragraph would be one.
+    """The articles of a split's lines, in order.
 
     Raises:
-        CorpusError: no title within the first 32 million characters, or an article longer than that.
+        CorpusError: the first line that is not blank is no title.
     """
-    title, number, size = "", 0, 0
-    body: list[str] = []
-    held: re.Match[str] | None = None  # may be a title: what follows says
-    after_blank = True
-    for place, raw in chain(numbered, [(Place(split, 0), "")]):
-        line = raw.strip()
-        if held is not None and not line:
-            if body or title:
-                yield Article(split, number, title, tuple(body))
-                number += 1
-            title, body, size = held.group(1), [], 0
-        elif held is not None:
-            body.append(held.string.strip())
-        held = _TITLE.match(raw) if after_blank else None
-        after_blank = not line
-        if line and held is None:
-            body.append(line)
-            size += len(line)
-        if size > _DOCUMENT_LIMIT:
-            raise place.error(
-                f"no line ` = Title = ` in the last {size:,} characters. Is this WikiText? For other text: "
-                "replug data folder."
-            )
-    if not title:
+    lines_ = dropwhile(lambda line: not line[1].strip(), numbered)
+    first = next(lines_, None)
+    if first is None or not IS_TITLE.fullmatch(first[1]):
+        where = split if first is None else str(first[0])
         raise CorpusError(
-            f"{split}: no line ` = Title = `. Is this WikiText? For other text: replug data folder."
+            f"{where}: found no line ` = Title = ` at the beginning. Is this WikiText? For other text: "
+            "replug data folder."
         )
-    yield Article(split, number, title, tuple(body))
+    found = split_articles(f"{line}\n" for _, line in chain([first], lines_))
+    for number, (title, text) in enumerate(found):
+        body = tuple(line for raw in text.split("\n")[1:] if (line := raw.strip()))
+        yield Article(split, number, title or "", body)
 
 
 def detokenise(line: str) -> str:
