@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from replug_client.corpus.rows import Place
-from replug_client.corpus.sources.conversion import Conversion, Converted, skipping
+from replug_client.corpus.sources.conversion import Conversion, Converted
 from replug_client.corpus.sources.functions import without_python_docstring
 from replug_client.corpus.sources.hub import HubData
 from replug_client.corpus.sources.inputs import COMPRESSIONS, bare_suffix, hashed, json_lines, text_of
@@ -97,7 +97,7 @@ def conversion(source: str, options: CodeSearchNetOptions) -> Conversion[Item]:
             if number >= skip:
                 yield number, place, row
 
-    documents = {name: DOCUMENT_COLUMNS for name in ("train", "validation", "test")}
+    documents = dict.fromkeys(("train", "validation", "test"), DOCUMENT_COLUMNS)
     return Conversion(
         "codesearchnet",
         asdict(options),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from replug_client.corpus.readers import open_source
 from replug_client.corpus.rows import Place
-from replug_client.corpus.sources.conversion import Conversion, Converted, skipping
+from replug_client.corpus.sources.conversion import Conversion, Converted
 from replug_client.corpus.sources.inputs import COMPRESSIONS, bare_suffix, hashed, json_lines, text_of
 from replug_client.corpus.sources.pieces import PieceOptions, WordTokenizer, cut_pieces
 from replug_client.corpus.windows import OffsetTokenizer
@@ -62,34 +62,10 @@ def conversion(
         CorpusError: a file of another kind, or one that cannot be read.
     """
     for path in paths:
-        if bare_suffix(path) != ".jsonl":
-            if path.suffix.lower() in COMPRESSIONS:
-                raise CorpusError(f"{path}: of packed files only .jsonl is read. Unpack it first.")
-            if options.id_field is None:
-                raise OptionError(
-                    f"{path}: rows of {path.suffix} need --id_field, the column that holds the id"
-                )
-            open_source(path)
-
-    def records() -> Iterator[Record]:
-        for number, path in enumerate(paths):
-            prefix = f"{number}-" if len(paths) > 1 else ""
-            with progress(f"Reading {path.name}", path.stat().st_size, "B") as advance:
-                if bare_suffix(path) == ".jsonl":
-                    for place, row in json_lines(path, advance):
-                        yield _record(place, row, options, prefix)
-                    continue
-                source = open_source(
-                    path, text_column=options.text_field, id_column=options.id_field or "id", advance=advance
-                )
-                for passage in source:
-                    title = passage.title if options.title_field == "title" else None
-                    yield Record(
-                        passage.id, title or passage.extra.get(options.title_field, ""), passage.text
-                    )
+        _check(path, options)
 
     def items(skip: int) -> Iterator[Record]:
-        for number, record in enumerate(records()):
+        for number, record in enumerate(_records(paths, options)):
             if options.num_rows is not None and number >= options.num_rows:
                 return
             if number >= skip:
@@ -134,3 +110,27 @@ def _record(place: Place, row: dict[str, object], options: RecordOptions, prefix
         raise place.error("the id is empty. Give each row an id of its own.", column=options.id_field)
     title = text_of(place, row, (options.title_field,)) if options.title_field in row else ""
     return Record(id_, title, text_of(place, row, (options.text_field,)))
+
+
+def _check(path: Path, options: RecordOptions) -> None:
+    if bare_suffix(path) == ".jsonl":
+        return
+    if path.suffix.lower() in COMPRESSIONS:
+        raise CorpusError(f"{path}: of packed files only .jsonl is read. Unpack it first.")
+    open_source(path)  # refuses a suffix that nothing reads
+    if options.id_field is None:
+        raise OptionError(f"{path}: rows of {path.suffix} need --id_field, the column that holds the id")
+
+
+def _records(paths: Sequence[Path], options: RecordOptions) -> Iterator[Record]:
+    for number, path in enumerate(paths):
+        prefix = f"{number}-" if len(paths) > 1 else ""
+        with progress(f"Reading {path.name}", path.stat().st_size, "B") as advance:
+            if bare_suffix(path) == ".jsonl":
+                for place, row in json_lines(path, advance):
+                    yield _record(place, row, options, prefix)
+                continue
+            text, id_ = options.text_field, options.id_field or "id"
+            for passage in open_source(path, text_column=text, id_column=id_, advance=advance):
+                title = passage.title if options.title_field == "title" else None
+                yield Record(passage.id, title or passage.extra.get(options.title_field, ""), passage.text)

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -40,7 +40,9 @@ class GrowingFile:
         self.partial = path.with_name(f".{path.name}.partial")
         self._columns = tuple(columns)
         self._format = format_
-        self._encode = _Delimited(_DELIMITERS[format_]) if format_ in _DELIMITERS else _json_line
+        self._encode: Callable[[Sequence[str]], bytes] = self._json_line
+        if format_ in _DELIMITERS:
+            self._encode = delimited_line(_DELIMITERS[format_])
 
     def open(self, size: int) -> None:
         """Go on behind the first ``size`` bytes; 0 begins anew."""
@@ -50,7 +52,7 @@ class GrowingFile:
         self._stream.truncate(size)
         self._stream.seek(size)
         if not size and self._format in _DELIMITERS:
-            self._stream.write(self._encode(self._columns, self._columns))
+            self._stream.write(self._encode(self._columns))
 
     def write(self, cells: Cells) -> None:
         """Add a row.
@@ -60,7 +62,7 @@ class GrowingFile:
         """
         if unknown := cells.keys() - set(self._columns):
             raise ValueError(f"no column {sorted(unknown)} in {self.path.name}; it has {self._columns}")
-        self._stream.write(self._encode(self._columns, [cells.get(name, "") for name in self._columns]))
+        self._stream.write(self._encode([cells.get(name, "") for name in self._columns]))
 
     def checkpoint(self) -> int:
         """See that all rows so far are on the disk; the size in bytes."""
@@ -86,6 +88,9 @@ class GrowingFile:
                 writer.write_table(pa.Table.from_arrays(columns, schema=schema))
         self.partial.unlink()
 
+    def _json_line(self, values: Sequence[str]) -> bytes:
+        return (json.dumps(dict(zip(self._columns, values, strict=True)), ensure_ascii=False) + "\n").encode()
+
     def _groups(self) -> Iterator[list[list[str]]]:
         group: list[list[str]] = []
         characters = 0
@@ -100,18 +105,16 @@ class GrowingFile:
             yield group
 
 
-def _json_line(columns: Sequence[str], values: Sequence[str]) -> bytes:
-    return (json.dumps(dict(zip(columns, values, strict=True)), ensure_ascii=False) + "\n").encode()
+def delimited_line(delimiter: str) -> Callable[[Sequence[str]], bytes]:
+    """What turns cells into one line of CSV or TSV, quoted where it must be."""
+    buffer = io.StringIO(newline="")
+    # With this line end the writer quotes a lone \r as well as \n; the rows themselves end in \n.
+    writer = csv.writer(buffer, delimiter=delimiter, lineterminator="\r\n")
 
+    def encode(values: Sequence[str]) -> bytes:
+        buffer.seek(0)
+        buffer.truncate()
+        writer.writerow(values)
+        return (buffer.getvalue()[:-2] + "\n").encode()
 
-class _Delimited:
-    def __init__(self, delimiter: str) -> None:
-        self._buffer = io.StringIO(newline="")
-        # With this line end the writer quotes a lone \r as well as \n; the rows themselves end in \n.
-        self._writer = csv.writer(self._buffer, delimiter=delimiter, lineterminator="\r\n")
-
-    def __call__(self, columns: Sequence[str], values: Sequence[str]) -> bytes:
-        self._buffer.seek(0)
-        self._buffer.truncate()
-        self._writer.writerow(values)
-        return (self._buffer.getvalue()[:-2] + "\n").encode()
+    return encode
