@@ -103,10 +103,8 @@ def _counts(left_out: dict[str, int]) -> str:
 
 def _described(pair: PairOverlap, ngram: int) -> str:
     share = f" ({pair.sharing / pair.items:.1%})" if pair.items else ""
-    lines = [
-        f"{pair.name}: {pair.sharing:,} of {pair.items:,} items{share} share runs of {ngram} words with "
-        f"{pair.other}; {pair.same_id:,} have an id that stands there, too"
-    ]
+    found = f"{pair.name}: {pair.sharing:,} of {pair.items:,} items{share} share runs of {ngram} words with "
+    lines = [f"{found}{pair.other}; {pair.same_id:,} have an id that stands there, too"]
     for item in pair.worst:
         where = (
             f"{visible(item.id)} ({item.shared} of {item.runs} runs; {pair.other} {visible(item.other_id)})"
