@@ -34,7 +34,7 @@ class UnzipLimits:
 
 
 def unzip(archive: Path, folder: Path, *, limits: UnzipLimits | None = None) -> Path:
-    """Unpack a zip file into ``folder``, which must not exist; it then holds all of it, or is absent.
+    """Unpack a zip file as ``folder``, which then holds all of it, or is absent. A folder that is there stays as it is.
 
     Where everything lies in one top folder, that one is left out: its content becomes ``folder``'s.
 
@@ -51,8 +51,7 @@ def unzip(archive: Path, folder: Path, *, limits: UnzipLimits | None = None) -> 
             with progress(f"Unpacking {archive.name}", total, "B") as advance:
                 for name, info in members.items():
                     advance(_extract(archive, packed, info, temporary / name))
-        temporary.chmod(0o755)
-        temporary.rename(folder)
+        give_name(temporary, folder)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise ArtefactError(
             f"{archive}: cannot be unpacked ({error}). Remove it and fetch it again."
@@ -62,6 +61,20 @@ def unzip(archive: Path, folder: Path, *, limits: UnzipLimits | None = None) -> 
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def give_name(temporary: Path, folder: Path) -> None:
+    """Rename a finished folder to its name; where another process was faster, its folder stays.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    temporary.chmod(0o755)
+    try:
+        temporary.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
 
 
 def _members(

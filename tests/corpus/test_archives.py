@@ -98,3 +98,12 @@ def test_a_damaged_archive_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ArtefactError, match="cannot be unpacked"):
         unzip(tmp_path / "b.zip", tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zip", "b.zip"]
+
+
+def test_where_another_process_was_faster_its_folder_stays(tmp_path: Path) -> None:
+    archive = pack(tmp_path / "a.zip", {"one": b"1"})
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "theirs").write_text("x")
+    assert unzip(archive, tmp_path / "out") == tmp_path / "out"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zip", "out"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["theirs"]
