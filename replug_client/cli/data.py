@@ -17,11 +17,17 @@ from replug_client.cli.data_wikipedia import wikipedia
 from replug_client.cli.data_wikitext import wikitext
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
-_PANELS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Published data sets": (wikitext, wikipedia, msmarco, beir, codesearchnet),
-    "Your own texts": (folder, jsonl, stdlib),
-    "Checks": (overlap,),
+_PANELS: dict[str, dict[str, Callable[..., None]]] = {
+    "Published data sets": {
+        "wikitext": wikitext,
+        "wikipedia": wikipedia,
+        "msmarco": msmarco,
+        "beir": beir,
+        "codesearchnet": codesearchnet,
+    },
+    "Your own texts": {"folder": folder, "jsonl": jsonl, "stdlib": stdlib},
+    "Checks": {"overlap": overlap},
 }
 for _panel, _commands in _PANELS.items():
-    for _command in _commands:
-        app.command(rich_help_panel=_panel)(_command)
+    for _name, _command in _commands.items():
+        app.command(_name, rich_help_panel=_panel)(_command)
