@@ -23,11 +23,11 @@ from replug_client.corpus.rows import (
 from replug_client.errors import CorpusError
 
 # Python's own limit is 128 KiB. Some limit there must be: one stray quote makes a field of all that follows.
-_FIELD_LIMIT = 1 << 28
+FIELD_LIMIT = 1 << 28
 _OTHER_DELIMITERS = {"a comma": ",", "a tab": "\t", "a semicolon": ";", "a bar": "|"}
 
 
-class _Counted(io.FileIO):
+class CountedFile(io.FileIO):
     """A file that reports how many bytes are read from it."""
 
     def __init__(self, path: Path, advance: Advance) -> None:
@@ -35,13 +35,14 @@ class _Counted(io.FileIO):
         self._advance = advance
 
     def readinto(self, buffer: Any, /) -> int:
+        """As any file's."""
         count = super().readinto(buffer) or 0
         self._advance(count)
         return count
 
 
-def _open(path: Path, advance: Advance) -> io.BufferedReader[_Counted]:
-    stream = io.BufferedReader(_Counted(path, advance), 1 << 16)
+def _open(path: Path, advance: Advance) -> io.BufferedReader[CountedFile]:
+    stream = io.BufferedReader(CountedFile(path, advance), 1 << 16)
     start = stream.peek(2)[:2]
     if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         stream.close()
@@ -61,7 +62,7 @@ def delimited_passages(
         CorpusError: a missing or repeated column, a ragged row, a quote that is never closed, bytes
             that are not UTF-8, or whatever :func:`passage_of` refuses.
     """
-    csv.field_size_limit(max(csv.field_size_limit(), _FIELD_LIMIT))
+    csv.field_size_limit(max(csv.field_size_limit(), FIELD_LIMIT))
     # Bad bytes become surrogates, so that they are found in their own cell and not in some block of 8 KiB.
     with (
         _open(path, advance) as raw,
@@ -157,10 +158,15 @@ def json_lines(path: Path, advance: Advance) -> Iterator[tuple[Place, dict[str, 
             if line.strip():
                 record += 1
                 place = Place(str(path), record, number)
-                yield place, _json_object(place, line)
+                yield place, json_object(place, line)
 
 
-def _json_object(place: Place, line: bytes) -> dict[str, Any]:
+def json_object(place: Place, line: bytes) -> dict[str, Any]:
+    """The JSON object of one line.
+
+    Raises:
+        CorpusError: no JSON object, a key twice in it, or bytes that are not UTF-8; names the place.
+    """
     try:
         text, bad = line.decode(), None
     except UnicodeDecodeError as error:
