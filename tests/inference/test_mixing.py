@@ -59,7 +59,9 @@ def test_greedy_takes_the_most_probable_and_of_equals_the_first() -> None:
 
 def test_greedy_is_certain_only_where_nothing_outside_can_be_more_probable() -> None:
     values = np.array([0.2, 0.1])
-    assert choose(Mixture(np.arange(2), values, values, 0.2, 0.7), temperature=0, top_p=1, uniform=0.0).certain
+    assert choose(
+        Mixture(np.arange(2), values, values, 0.2, 0.7), temperature=0, top_p=1, uniform=0.0
+    ).certain
     assert not choose(
         Mixture(np.arange(2), values, values, 0.21, 0.7), temperature=0, top_p=1, uniform=0.0
     ).certain
