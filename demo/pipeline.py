@@ -7,6 +7,7 @@ can be interrupted: the same command goes on where it stopped, and no score is c
 from __future__ import annotations
 
 import importlib.util
+import os
 import shlex
 import subprocess
 import sys
@@ -18,12 +19,12 @@ from rich.console import Console
 
 from demo import stdlib_corpus
 from demo.stdlib_corpus import CorpusOptions
-from demo.table import TableOptions, write_table
-from replug_client.corpus.windows import WindowOptions
+from demo.table import TableOptions, evaluate_flags, write_results
 from replug_client.errors import OptionError, ReplugError
 
 ROOT = Path(__file__).parent.parent
 LM = Path(__file__).parent / "lm"
+EVALUATE = "replug evaluate lm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class Plan:
         max_held_out: At most this many held-out examples in the table.
         results: Where the table goes as JSON.
         command: What a person types to run it again.
+        combinations: How the table's passages are read.
+        new_files: Whether the files that are new to the retriever are evaluated, too.
     """
 
     folder: Path
@@ -45,6 +48,8 @@ class Plan:
     max_held_out: int | None
     results: Path
     command: str
+    combinations: str = "first ensemble-3"
+    new_files: bool = False
     common: dict[str, str] = field(
         default_factory=lambda: {
             "supervisor": "local",
@@ -64,7 +69,8 @@ class Plan:
             "temperature_gold": "0.02",
             "per_gpu_batch_size": "32",
             "index_negatives": "3000",
-            "learning_rate": "1e-4",
+            "learning_rate": "1.5e-4",
+            "epochs": "2",
             "n_docs": "4",
             "bm25_docs": "4",
             "random_docs": "0",
@@ -84,12 +90,13 @@ DEMO = Plan(
 )
 FULL = Plan(
     folder=Path("demo/experiment"),
-    corpus=CorpusOptions(tests=True),
-    # With the tests there is enough for windows that do not overlap: more code for the same number of scores.
-    train={"max_validation": "1000", "stride": "128"},
+    corpus=CorpusOptions(),
+    train={"max_validation": "300", "validation_fraction": "0.03"},
     max_held_out=None,
     results=Path("docs/experiment.json"),
     command="make experiment",
+    combinations="first",
+    new_files=True,
 )
 
 
@@ -109,17 +116,25 @@ def run(plan: Plan, console: Console | None = None) -> None:
     _build_corpus(plan, console)
     base = minilm()
     folder = plan.folder
-    _command(console, "Embed the passages", "generate_passage_embeddings.py", embed_flags(plan, base))
-    _command(console, "Tune the retriever", "run_replug_lsr.py", train_flags(plan, base))
-    console.rule("Does it help the language model, on files that it was not trained on?")
-    write_table(table_options(plan, base, folder / "retriever", plan.results), console)
+    console.rule("Embed the passages")
+    _command(console, "generate_passage_embeddings.py", embed_flags(plan, base))
+    console.rule("Tune the retriever")
+    _command(console, "run_replug_lsr.py", train_flags(plan, base))
+    console.rule("Does it help the language model, on code that comes after what the retriever was tuned on?")
+    table = table_options(plan, folder / "retriever", plan.results)
+    _command(console, EVALUATE, evaluate_flags(table))
+    if (new := table.on_new_files) is not None:
+        console.rule("And on files that are new to it?")
+        _command(console, EVALUATE, evaluate_flags(new))
+    write_results(table)
     compare = {
         "run": str(folder / "retriever"),
         "n_docs": "5",
         "queries": "3",
         "cache_dir": str(folder / "cache"),
     }
-    _command(console, "Base and tuned, side by side", "test_retriever.py", compare)
+    console.rule("Base and tuned, side by side")
+    _command(console, "test_retriever.py", compare)
     _closing(plan, console, time.monotonic() - began)
 
 
@@ -137,20 +152,16 @@ def embed_flags(plan: Plan, base: Path) -> dict[str, str]:
     }
 
 
-def table_options(plan: Plan, base: Path, tuned: Path, results: Path) -> TableOptions:
-    """What the table compares: ``tuned`` with the base, on the held-out files."""
-    data, windows = plan.folder / "data", ("context_len", "pred_len", "min_pred_len")
+def table_options(plan: Plan, tuned: Path, results: Path) -> TableOptions:
+    """What the table compares: ``tuned``, a finished run, with its base, on the held-out files."""
     return TableOptions(
-        base=str(base),
-        tuned=tuned,
-        passages=data / "passages.csv",
-        embeddings=str(plan.folder / "embeddings" / "passages_00"),
-        held_out=data / "held_out.csv",
-        lm=LM,
+        run=tuned,
+        held_out=plan.folder / "data" / "held_out.csv",
         cache_dir=plan.folder / "cache",
         results=results,
-        windows=WindowOptions(*(int(plan.common[name]) for name in windows)),
+        combinations=plan.combinations,
         max_examples=plan.max_held_out,
+        new_files=plan.folder / "data" / "new_files.csv" if plan.new_files else None,
     )
 
 
@@ -191,24 +202,33 @@ def _build_corpus(plan: Plan, console: Console) -> None:
     console.rule("Passages and documents from this Python's own standard library")
     report = stdlib_corpus.build(plan.folder / "data", plan.corpus)
     console.print(
-        f"{report.num_files} files: the first half of each in {report.num_passages:,} passages; of the rest, "
-        f"{report.num_train} documents to train on and {report.num_held_out} held out"
+        f"{report.num_files} files: the first half of each in {report.num_passages:,} passages; what comes next in "
+        f"{report.num_train} of them to train on, their ends held out; {report.num_new_files} files are not trained on"
     )
 
 
-def _command(console: Console, title: str, program: str, flags: dict[str, str]) -> None:
-    console.rule(title)
+def command_line(program: str, flags: dict[str, str]) -> list[str]:
+    """What runs a top-level program, or a ``replug`` command in this checkout."""
     arguments = [
         part for flag, value in flags.items() for part in ([f"--{flag}", value] if value else [f"--{flag}"])
     ]
+    name, *words = program.split()
+    start = ["-m", "replug_client", *words] if name == "replug" else [str(ROOT / program)]
+    return [sys.executable, *start, *arguments]
+
+
+def _command(console: Console, program: str, flags: dict[str, str]) -> None:
     shown = " \\\n    ".join(
         f"--{flag} {shlex.quote(value)}" if value else f"--{flag}" for flag, value in flags.items()
     )
-    console.print(
-        f"python {program} \\\n    {shown}", style="dim", highlight=False, markup=False, soft_wrap=True
-    )
+    start = program if program.startswith("replug ") else f"python {program}"
+    console.print(f"{start} \\\n    {shown}", style="dim", highlight=False, markup=False, soft_wrap=True)
     sys.stdout.flush()
-    status = subprocess.run([sys.executable, str(ROOT / program), *arguments], check=False).returncode
+    # `python -m` looks for the package in the working directory; this checkout is the one that is meant.
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    status = subprocess.run(
+        command_line(program, flags), env=os.environ | {"PYTHONPATH": path}, check=False
+    ).returncode
     if status:
         raise ReplugError(f"{program} ended with status {status}; its message stands above")
 
@@ -221,6 +241,7 @@ def _closing(plan: Plan, console: Console, seconds: float) -> None:
         "what made it": folder / "retriever" / "run.json",
         "training curves": f"tensorboard --logdir {folder / 'retriever' / 'tensorboard'}",
         "the table as JSON": plan.results,
+        "all of its figures": table_options(plan, folder / "retriever", plan.results).evaluation,
         "passages, documents": folder / "data",
     }
     for name, place in places.items():
