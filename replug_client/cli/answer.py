@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 
-from replug_client.artefacts import default_cache_dir, read_json
+from replug_client.artefacts import default_cache_dir
+from replug_client.cli.evaluate_flags import (
+    CorpusOfRun,
+    Device,
+    DtypeOfRun,
+    Embeddings,
+    KindOfRun,
+    ModelOfRun,
+    RetrievedMaxLengthOfRun,
+    Run,
+    SeparatorOfRun,
+    supervisor_over_run,
+)
 from replug_client.cli.flags import (
     FILES,
     PROMPT,
     SUPERVISOR,
     BaseUrl,
     CacheDir,
-    Kind,
-    LocalDtype,
     LogLevel,
-    RetrievedMaxLength,
-    Separator,
     ServerWait,
-    SupervisorKind,
     Tokenizer,
-    supervisor_options,
 )
 from replug_client.errors import OptionError
-from replug_client.evaluation.tuned_run import RUN_NAME, TunedRun
 from replug_client.inference.answers import AnswererOptions, Combination
 from replug_client.inference.generation import GenerationOptions
 from replug_client.progress import configure_logging
-from replug_client.retriever.encoder import EncoderOptions
 from replug_client.supervisor.prompts import unescape
 
 _ANSWER = "Answer"
@@ -44,15 +47,7 @@ def answer(
             help="Question, or text or code to go on from; - reads it from stdin.", show_default=False
         ),
     ],
-    passages: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--passages",
-            help="Corpus: CSV, TSV, JSONL or Parquet with id and text. May be given several times.",
-            show_default="the run's",
-            rich_help_panel=FILES,
-        ),
-    ] = None,
+    passages: CorpusOfRun = None,
     retriever: Annotated[
         str | None,
         typer.Option(
@@ -62,41 +57,16 @@ def answer(
             rich_help_panel=FILES,
         ),
     ] = None,
-    run: Annotated[
-        Path | None,
-        typer.Option(
-            "--run",
-            help="Folder of a finished run: gives --passages, --retriever and what else is not given.",
-            rich_help_panel=FILES,
-        ),
-    ] = None,
-    passages_embeddings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--passages_embeddings",
-            help="Shards that may serve; vectors that are missing are made, once.",
-            rich_help_panel=FILES,
-        ),
-    ] = None,
+    run: Run = None,
+    passages_embeddings: Embeddings = None,
     cache_dir: CacheDir = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            help="The supervisor: the name that the server serves, or a folder.",
-            show_default="the run's",
-            rich_help_panel=SUPERVISOR,
-        ),
-    ] = None,
-    supervisor: SupervisorKind = Kind.SERVER,
+    model: ModelOfRun = None,
+    supervisor: KindOfRun = None,
     base_url: BaseUrl = None,
     tokenizer: Tokenizer = None,
     server_wait: ServerWait = None,
-    device: Annotated[
-        str,
-        typer.Option("--device", help="Of a local supervisor: auto, cpu, cuda.", rich_help_panel=SUPERVISOR),
-    ] = "auto",
-    dtype: LocalDtype = "auto",
+    device: Device = None,
+    dtype: DtypeOfRun = None,
     n_docs: Annotated[int, typer.Option("--n_docs", help="Passages.", rich_help_panel=_ANSWER)] = 4,
     combination: Annotated[
         Combination,
@@ -153,8 +123,8 @@ def answer(
             rich_help_panel=PROMPT,
         ),
     ] = "{question}",
-    retrieved_max_length: RetrievedMaxLength = 128,
-    separator: Separator = r"\n",
+    retrieved_max_length: RetrievedMaxLengthOfRun = None,
+    separator: SeparatorOfRun = None,
     top_log_probs: Annotated[
         int,
         typer.Option(
@@ -182,16 +152,7 @@ def answer(
     would have given the text, times λ. The two differ where the text rests on one passage more than on others.
     """
     configure_logging(log_level)
-    found = _Found.of(run, passages, retriever, model)
-    folder = cache_dir or default_cache_dir()
-    weights = AnswererOptions(
-        temperature_score=found.temperature_score if temperature_score is None else temperature_score,
-        retrieved_max_length=retrieved_max_length,
-        separator=unescape(separator),
-        top_log_probs=top_log_probs,
-        look_ahead=look_ahead,
-        answer_weights=answer_weights,  # type: ignore[arg-type]  # checked there
-    )
+    # What cannot work is refused before anything is loaded.
     generation = GenerationOptions(
         max_tokens=max_tokens,
         temperature=temperature,
@@ -199,77 +160,58 @@ def answer(
         stop=tuple(unescape(text) for text in stop or ()),
         seed=seed,
     )
-    options = supervisor_options(
-        model=found.model,
-        kind=supervisor,
-        base_url=base_url,
-        tokenizer=tokenizer,
-        cache_dir=folder,
-        concurrency="auto",
-        server_wait=server_wait,
-        dtype=dtype,
-        device=device,
+    mixing = AnswererOptions(
+        temperature_score=1.0 if temperature_score is None else temperature_score,
+        retrieved_max_length=128 if retrieved_max_length is None else retrieved_max_length,
+        separator=unescape(r"\n" if separator is None else separator),
+        top_log_probs=top_log_probs,
+        look_ahead=look_ahead,
+        answer_weights=answer_weights,  # type: ignore[arg-type]  # checked there
     )
-
     from replug_client.cli.answer_view import show
+    from replug_client.evaluation.run_settings import RunSettings
     from replug_client.inference.replug import Replug, ReplugOptions
+    from replug_client.retriever.encoder import EncoderOptions
 
-    opened = Replug.open(
-        ReplugOptions(
-            passages=found.passages,
-            retriever=EncoderOptions(found.retriever),
-            supervisor=options,
-            shards=tuple(passages_embeddings or found.shards),
-            cache_dir=folder,
-            n_docs=n_docs,
-            template=unescape(template),
-            answerer=weights,
+    settings = None if run is None else RunSettings.read(run)
+    if settings is not None:
+        mixing = replace(
+            mixing,
+            temperature_score=settings.temperature if temperature_score is None else temperature_score,
+            retrieved_max_length=retrieved_max_length or settings.retrieved_max_length,
+            separator=settings.separator if separator is None else mixing.separator,
         )
-    )
-    with opened as replug:
-        pieces = replug.stream(_read(question), combination=combination, options=generation)
-        show(pieces, as_json=as_json, about={"model": found.model, "combination": combination.value})
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """What flags and run together say."""
-
-    passages: tuple[Path, ...]
-    retriever: str
-    model: str
-    shards: tuple[str, ...]
-    temperature_score: float
-
-    @classmethod
-    def of(
-        cls, run: Path | None, passages: list[Path] | None, retriever: str | None, model: str | None
-    ) -> _Found:
-        """Take each thing from its flag, and what no flag gives from the run's record.
-
-        Raises:
-            OptionError: there is no run, and something is missing.
-            ArtefactError: the run's record cannot be read.
-        """
-        if run is None:
-            given = {"--passages": passages, "--retriever": retriever, "--model": model}
-            missing = [name for name, value in given.items() if not value]
-            if missing or passages is None or retriever is None or model is None:
-                raise OptionError(f"{', '.join(missing)}: not given, and no --run that would give it")
-            return cls(tuple(passages), retriever, model, (), 1.0)
-        record = TunedRun.read(run)
-        settings = read_json(run / RUN_NAME, mend="Train again, or give --passages, --retriever and --model.")
-        gamma = settings.get("objective", {}).get("temperature_score")
-        model = model or settings.get("options", {}).get("supervisor", {}).get("model")
-        if not model:
-            raise OptionError(f"--model: not given, and {run / RUN_NAME} names none")
-        return cls(
-            passages=tuple(passages or record.passages),
-            retriever=retriever or str(run),
+        passages = passages or list(settings.run.passages)
+        retriever = retriever or str(settings.run.folder)
+        passages_embeddings = passages_embeddings or list(settings.run.shards)
+    if not passages or not retriever:
+        raise OptionError("no corpus or no retriever: give --passages and --retriever, or a run with --run")
+    folder = cache_dir or (default_cache_dir() if settings is None else settings.cache_dir)
+    options = ReplugOptions(
+        passages=tuple(passages),
+        retriever=EncoderOptions(retriever, device=device),
+        supervisor=supervisor_over_run(
+            settings,
             model=model,
-            shards=record.shards,
-            temperature_score=float(gamma) if isinstance(gamma, int | float) else 1.0,
-        )
+            kind=supervisor,
+            base_url=base_url,
+            tokenizer=tokenizer,
+            cache_dir=folder,
+            concurrency="auto",
+            server_wait=server_wait,
+            dtype=dtype,
+            device=device,
+        ),
+        shards=tuple(passages_embeddings or ()),
+        cache_dir=folder,
+        n_docs=n_docs,
+        template=unescape(template),
+        answerer=mixing,
+    )
+    with Replug.open(options) as replug:
+        pieces = replug.stream(_read(question), combination=combination, options=generation)
+        about = {"model": options.supervisor.model, "combination": combination.value}
+        show(pieces, as_json=as_json, about=about)
 
 
 def _read(question: str) -> str:

@@ -101,6 +101,22 @@ def test_a_run_gives_what_no_flag_gives(
     workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = saved_encoder(tmp_path / "run", seed=3)
+    supervisor = {"model": str(DEMO_LM), "kind": "local", "base_url": None, "tokenizer": None}
+    options = {
+        "supervisor": {**supervisor, "local": {"dtype": "float32"}},
+        "data": {
+            "context_len": 8,
+            "pred_len": 8,
+            "min_pred_len": 4,
+            "ngram_guard": 0,
+            "data": [],
+            "validation_data": [],
+        },
+        "place": {"cache_dir": str(tmp_path)},
+        "retrieved_max_length": 16,
+        "separator": "\n",
+        "steps": {"keep": "best"},
+    }
     record = {
         "status": "complete",
         "base_model": str(workplace / "encoder"),
@@ -109,10 +125,10 @@ def test_a_run_gives_what_no_flag_gives(
         "passages_embeddings": [],
         "n_docs": 4,
         "objective": {"temperature_score": 0.01},
-        "options": {"supervisor": {"model": str(DEMO_LM)}},
+        "options": options,
     }
     (run / "run.json").write_text(json.dumps(record))
-    flags = ["--run", run, "--supervisor", "local", "--max_tokens", 2, "--cache_dir", tmp_path, "--json"]
+    flags = ["--run", run, "--max_tokens", 2, "--cache_dir", tmp_path, "--json"]
     sharp = json.loads(command(capsys, "word1", *flags))
     assert sharp["model"] == str(DEMO_LM)
     flat = json.loads(command(capsys, "word1", *flags, "--temperature_score", 1))
@@ -144,4 +160,4 @@ def test_what_is_missing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["answer", "word1", "--model", "m"])
     assert end.value.code == 2
-    assert "--passages, --retriever: not given, and no --run" in capsys.readouterr().err
+    assert "give --passages and --retriever, or a run with --run" in capsys.readouterr().err
