@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +10,14 @@ from sentence_transformers import SentenceTransformer
 
 from replug_client.corpus.records import Passage
 from replug_client.corpus.store import PassageStore
-from replug_client.errors import ArtefactError, StaleArtefactError
 from replug_client.evaluation.appraisal import Appraiser
 from replug_client.evaluation.comparison import Comparison, QueryComparison, agreement, compare_query
 from replug_client.evaluation.highlight import common_words
 from replug_client.evaluation.tuned_run import Compared, Query
-from replug_client.retriever.build import build_index
+from replug_client.retriever.build import build_index, usable_shards
 from replug_client.retriever.encoder import EncoderOptions, encode_queries, fingerprint, load_encoder
 from replug_client.retriever.index import PassageIndex, SearchResult
-from replug_client.retriever.shards import Shard, open_shards
-
-logger = logging.getLogger(__name__)
+from replug_client.retriever.shards import Shard
 
 # A passage that is new among the first k is looked for this far down the other list.
 _DEPTH = 100
@@ -70,15 +66,6 @@ def open_retriever(
 ) -> Retriever:
     """One encoder with its own index; see :func:`open_retrievers`."""
     return _retriever(options, load_encoder(options), store, usable_shards(shards), cache_dir)
-
-
-def usable_shards(patterns: Sequence[str]) -> list[Shard]:
-    """A run's shards, or none where they cannot be used; passages are embedded then."""
-    try:
-        return open_shards(patterns) if patterns else []
-    except (ArtefactError, StaleArtefactError) as error:
-        logger.warning("the run's passage vectors cannot be used, so passages are embedded anew: %s", error)
-        return []
 
 
 def _retriever(

@@ -33,8 +33,8 @@ from replug_client.evaluation.ranking.tables import (
     verdict,
 )
 from replug_client.evaluation.results import EvaluationResult
-from replug_client.evaluation.retrieval import usable_shards
 from replug_client.evaluation.tuned_run import TunedRun, read_queries
+from replug_client.retriever.build import usable_shards
 from replug_client.retriever.embedding import EmbedOptions
 from replug_client.retriever.encoder import ComputeDtype, EncoderOptions, fingerprint
 
