@@ -40,6 +40,9 @@ _GROUPS: dict[str, tuple[str, str, str]] = {
     ),
 }
 
+# Flags that take all values up to the next flag.
+_SEVERAL_VALUES = {"--conditions", "--combinations"}
+
 
 def canonical(arguments: Sequence[str]) -> list[str]:
     """Spell every long flag with underscores: ``--n-docs=3`` becomes ``--n_docs=3``.
@@ -53,6 +56,23 @@ def canonical(arguments: Sequence[str]) -> list[str]:
         flag, equals, value = argument.partition("=")
         if flag.startswith("--"):
             argument = "--" + flag[2:].replace("-", "_") + equals + value
+        result.append(argument)
+    return result
+
+
+def spread_out(arguments: Sequence[str]) -> list[str]:
+    """Give each value its flag, where several may stand behind one: ``--conditions none base`` becomes
+    ``--conditions none --conditions base``. After :func:`canonical`.
+    """
+    result: list[str] = []
+    flag: str | None = None
+    for position, argument in enumerate(arguments):
+        if argument == "--":
+            return [*result, *arguments[position:]]
+        if argument.startswith("-"):
+            flag = argument if argument in _SEVERAL_VALUES else None
+        elif flag is not None and result[-1] != flag:
+            result.append(flag)
         result.append(argument)
     return result
 
@@ -93,7 +113,7 @@ def _root(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `replug`. A ``ReplugError`` is printed without a traceback and decides the exit status."""
-    _invoke(get_command(build()), canonical(sys.argv[1:] if arguments is None else arguments), "replug")
+    _invoke(get_command(build()), _read(sys.argv[1:] if arguments is None else arguments), "replug")
 
 
 def run(command: str) -> None:
@@ -101,7 +121,11 @@ def run(command: str) -> None:
     single = typer.Typer(pretty_exceptions_enable=False, add_completion=False, rich_markup_mode="rich")
     _, module = _COMMANDS[command]
     single.command(command)(getattr(import_module(module), command))
-    _invoke(get_command(single), canonical(sys.argv[1:]), sys.argv[0])
+    _invoke(get_command(single), _read(sys.argv[1:]), sys.argv[0])
+
+
+def _read(arguments: Sequence[str]) -> list[str]:
+    return spread_out(canonical(arguments))
 
 
 def _invoke(command: Callable[..., object], arguments: list[str], program: str) -> None:

@@ -60,6 +60,13 @@ def open_retrievers(
     return first, _retriever(tuned, model, store, found, cache_dir)
 
 
+def open_retriever(
+    options: EncoderOptions, store: PassageStore, *, shards: Sequence[str] = (), cache_dir: Path
+) -> Retriever:
+    """One encoder with its own index; see :func:`open_retrievers`."""
+    return _retriever(options, load_encoder(options), store, _opened(shards), cache_dir)
+
+
 def _opened(patterns: Sequence[str]) -> list[Shard]:
     if not patterns:
         return []

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from replug_client import __version__
 from replug_client.cli import app
-from replug_client.cli.app import canonical, main
+from replug_client.cli.app import canonical, main, spread_out
 from replug_client.errors import OptionError, ReplugError, StaleArtefactError
 
 
@@ -37,6 +37,24 @@ def test_spelling_twice_changes_nothing_more(arguments: list[str]) -> None:
     once = canonical(arguments)
     assert canonical(once) == once
     assert len(once) == len(arguments)
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        ("--conditions none base --json", "--conditions none --conditions base --json"),
+        (
+            "--conditions none --conditions base tuned",
+            "--conditions none --conditions base --conditions tuned",
+        ),
+        ("--passages a b --combinations first", "--passages a b --combinations first"),
+        ("--conditions=none base", "--conditions=none base"),
+        ("--conditions --json", "--conditions --json"),
+        ("--conditions a b -- c d", "--conditions a --conditions b -- c d"),
+    ],
+)
+def test_several_values_behind_one_flag_get_it_each(typed: str, read: str) -> None:
+    assert spread_out(typed.split()) == read.split()
 
 
 def end_of(*arguments: str) -> int:

@@ -1,0 +1,57 @@
+"""What each retrieval finds for the queries of an evaluation, each in its own index."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from replug_client.corpus.store import PassageStore
+from replug_client.errors import OptionError
+from replug_client.evaluation.conditions import BM25, RANDOM, Retrieved, random_rows
+from replug_client.evaluation.retrieval import Retriever
+from replug_client.retriever.encoder import encode_queries
+from replug_client.retriever.lexical import LexicalIndex
+
+
+def retrieve(
+    needed: Mapping[str, int],
+    queries: Sequence[str],
+    store: PassageStore,
+    retrievers: Mapping[str, Retriever],
+    *,
+    seed: int = 0,
+) -> dict[str, Retrieved]:
+    """Find passages for the n queries.
+
+    Args:
+        needed: Retrieval to the number of passages, as :func:`~replug_client.evaluation.conditions.passages_needed`
+            gives it.
+        queries: n texts.
+        store: The corpus.
+        retrievers: ``base`` and ``tuned``, as far as they are needed.
+        seed: Of the random passages.
+
+    Returns:
+        Retrieval to ``(n, min(wanted, len(store)))`` rows, with similarities where an encoder gave them.
+
+    Raises:
+        OptionError: an encoder is needed that is not there.
+    """
+    found = {}
+    for name, k in needed.items():
+        if name == RANDOM:
+            found[name] = Retrieved(random_rows(len(queries), len(store), k, seed=seed))
+        elif name == BM25:
+            found[name] = Retrieved(LexicalIndex(store.iter_texts()).search(queries, k))
+        elif name in retrievers:
+            found[name] = _nearest(retrievers[name], queries, k, f"queries, {name}")
+        else:
+            raise OptionError(f"--conditions: {name} needs a {name} retriever, and none was given: --{name}")
+    return found
+
+
+def _nearest(retriever: Retriever, queries: Sequence[str], k: int, description: str) -> Retrieved:
+    vectors = encode_queries(retriever.model, queries, description=description)
+    result = retriever.index.search(vectors, k)
+    return Retrieved(np.asarray(result.rows), np.asarray(result.scores))
