@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 _ASCII_TOKEN = re.compile(r"[a-z0-9]+|[!-~]")
 
@@ -34,11 +34,14 @@ def holds_answer(text: str, answers: Sequence[str]) -> bool:
     return any(own.strip() and own in words for own in map(words_of, answers))
 
 
-def first_rank(passages: Sequence[str], answers: Sequence[str]) -> int | None:
-    """Rank, from 1, of the first passage that holds an answer; None where none does."""
+def rank_of_answer(passages: Iterable[str], answers: Sequence[str]) -> int | None:
+    """Rank, from 1, of the first passage that holds an answer; None where none does.
+
+    Args:
+        passages: As :func:`words_of` makes them, best first; read no further than needed.
+        answers: As they are.
+    """
     own = [words for words in map(words_of, answers) if words.strip()]
-    for rank, passage in enumerate(passages, 1):
-        words = words_of(passage)
-        if any(answer in words for answer in own):
-            return rank
-    return None
+    return next(
+        (rank for rank, words in enumerate(passages, 1) if any(answer in words for answer in own)), None
+    )

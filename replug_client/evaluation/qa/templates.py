@@ -18,7 +18,7 @@ _CONTEXT_FREE = "Answer:"
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:
-    """``template`` with each ``{name}`` of ``values`` in its place; all else in it, and in the values, is left alone."""
+    """``template`` with each ``{name}`` of ``values`` in its place; all else, and the values, are left alone."""
     return _PLACE.sub(lambda found: values.get(found[1], found[0]), template)
 
 
