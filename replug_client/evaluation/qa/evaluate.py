@@ -6,26 +6,19 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from replug_client.errors import OptionError
-from replug_client.evaluation.conditions import (
-    CEILING,
-    Condition,
-    Reading,
-    Retrieved,
-    passages_needed,
-    read_with,
-)
+from replug_client.evaluation.conditions import Condition, Reading, Retrieved, read_with
 from replug_client.evaluation.qa.analysis import Outcome, outcome
 from replug_client.evaluation.qa.answering import Ask, answer_questions, asked_under
-from replug_client.evaluation.qa.choices import SCORINGS, ChoiceLikelihoods, ChoiceScorer, Scoring
+from replug_client.evaluation.qa.choices import SCORINGS, ChoiceLikelihoods, ChoiceScorer
+from replug_client.evaluation.qa.findings import Findings, Part, QaOptions, Result
 from replug_client.evaluation.qa.metrics import score_answer
 from replug_client.evaluation.qa.presence import holds_answer, rank_of_answer, words_of
 from replug_client.evaluation.qa.questions import Question
-from replug_client.evaluation.qa.templates import AnswerTemplate, ChoiceTemplate
 from replug_client.evaluation.retrieved import retrieve
 
 if TYPE_CHECKING:
@@ -44,54 +37,6 @@ _CACHED_PASSAGES = 65_536
 
 
 @dataclass(frozen=True, slots=True)
-class QaOptions:
-    """How questions are put, and what is looked at.
-
-    Attributes:
-        conditions: Each retrieval with each combination.
-        template: Of free answers.
-        choice_template: Of choices.
-        choice_scoring: The reading of the scores that counts as the LM's choice in the analysis.
-        free_answers: Whether questions with choices are answered freely, too, without being shown them.
-        temperature_score: γ of the ensemble's weights.
-        hit_at: The k of Hit@k; the largest is how deep the answer is looked for.
-        at_once: Questions being answered freely at a time.
-        seed: Of the random passages.
-    """
-
-    conditions: tuple[Condition, ...]
-    template: AnswerTemplate = field(default_factory=AnswerTemplate)
-    choice_template: ChoiceTemplate = field(default_factory=ChoiceTemplate)
-    choice_scoring: Scoring = "sum"
-    free_answers: bool = False
-    temperature_score: float = 1.0
-    hit_at: tuple[int, ...] = (1, 5, 20)
-    at_once: int = 32
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot work."""
-        if any(condition.retrieval == CEILING for condition in self.conditions):
-            raise OptionError(
-                "--conditions: the ceiling is a likelihood's; `replug evaluate lm` has it. Leave it out here."
-            )
-        if not self.hit_at or min(self.hit_at) < 1:
-            raise OptionError(f"--hit_at {self.hit_at}: expected numbers of at least 1")
-        if self.at_once < 1:
-            raise OptionError(f"--questions_at_once {self.at_once}: expected at least 1")
-        if self.choice_scoring not in SCORINGS:
-            raise OptionError(
-                f"--choice_scoring {self.choice_scoring}: expected one of {', '.join(SCORINGS)}"
-            )
-
-    @property
-    def needed(self) -> dict[str, int]:
-        """How many passages each retrieval has to find."""
-        depth = max(self.hit_at)
-        return {name: max(k, depth) for name, k in passages_needed(self.conditions, 1).items()}
-
-
-@dataclass(frozen=True, slots=True)
 class LanguageModel:
     """What reads: scores of choices from ``supervisor``, free answers from ``ask``."""
 
@@ -99,63 +44,6 @@ class LanguageModel:
     tokenizer: SupervisorTokenizer
     builder: PromptBuilder
     ask: Ask
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """One question under one condition.
-
-    Attributes:
-        given: What the LM answered, or the text of the choice it finds most likely.
-        values: Metric name to value.
-        outcome: Right, or where it went wrong.
-        passages: Corpus rows that it was given, best first.
-        weights: Of the passages, λ; empty where there is no mixture.
-        scores: Of choices: log-likelihood of each, and without context.
-    """
-
-    given: str
-    values: Mapping[str, float]
-    outcome: Outcome
-    passages: tuple[int, ...]
-    weights: tuple[float, ...] = ()
-    scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """The questions of one kind, each with a result under every condition.
-
-    Attributes:
-        free: Free answers; otherwise choices.
-        numbers: Which of the questions.
-        results: Condition name to results, in the order of ``numbers``.
-    """
-
-    free: bool
-    numbers: tuple[int, ...]
-    results: Mapping[str, Sequence[Result]]
-
-
-@dataclass(frozen=True, slots=True)
-class Findings:
-    """All that an evaluation found.
-
-    Attributes:
-        questions: Those with a known answer.
-        parts: Free answers, choices, or both; each holds questions that were not left out.
-        ranks: Retrieval to the rank, from 1, of the first passage with the answer, a question each; None: not found.
-        passages: Passages searched, at most.
-        left_out: Reason to number.
-        options: What was asked.
-    """
-
-    questions: tuple[Question, ...]
-    parts: tuple[Part, ...]
-    ranks: Mapping[str, Sequence[int | None]]
-    passages: int
-    left_out: Mapping[str, int]
-    options: QaOptions
 
 
 def evaluate_questions(
