@@ -91,12 +91,12 @@ def worst_answers(part: Part, findings: Findings, count: int) -> list[dict[str, 
 
 
 def _closeness(part: Part, findings: Findings, result: Result, place: int) -> float:
-    """F1 of a free answer; of a choice, how many nats the right one lies behind the one taken (negative)."""
+    """F1 of a free answer; of a choice, by how much the right one lies behind the one taken (negative)."""
     if part.free:
         return result.values["f1"]
     gold = findings.questions[part.numbers[place]].gold
-    likelihoods = result.scores["log_likelihood"]
-    return 0.0 if gold is None else likelihoods[gold] - max(likelihoods)
+    scores = result.scores["score"]
+    return 0.0 if gold is None else scores[gold] - max(scores)
 
 
 def _by_type(part: Part, findings: Findings) -> dict[str, list[int]]:

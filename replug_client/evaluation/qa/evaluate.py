@@ -214,6 +214,7 @@ class _Work:
             passages=rows[::-1] if concatenated else rows,
             weights=weights if len(weights) > 1 else (),
             scores={
+                "score": tuple(map(float, found.scores(self.options.choice_scoring))),
                 "log_likelihood": tuple(map(float, found.log_likelihood)),
                 "log_likelihood_no_context": tuple(map(float, found.no_context)),
             },

@@ -71,7 +71,8 @@ class Result:
         outcome: Right, or where it went wrong.
         passages: Corpus rows that it was given, best first.
         weights: Of the passages, λ; empty where there is no mixture.
-        scores: Of choices: log-likelihood of each, and without context.
+        scores: Of choices, one figure a choice: ``score``, which they are ranked by, ``log_likelihood`` and
+            ``log_likelihood_no_context``.
     """
 
     given: str
