@@ -244,20 +244,22 @@ def _retrieval(findings: Findings) -> list[ResultTable]:
 
 
 def _verdict(part: Part, findings: Findings) -> str:
-    """Did LSR help? In a sentence, by the first combination that both retrievers stand with."""
+    """In a sentence, by the first combination that both retrievers stand with."""
     for _, label, conditions in _groups(findings.options.conditions):
         names = {item.retrieval: item.name for item in conditions}
         if BASE not in names or TUNED not in names:
             continue
         main = findings.main_metric(part)
-        difference = _difference(
-            _columns(part.results[names[TUNED]])[main], _columns(part.results[names[BASE]])[main]
+        tuned, base = (_columns(part.results[names[name]])[main] for name in (TUNED, BASE))
+        gain = _difference(tuned, base)
+        answer = "not shown" if not gain.excludes_zero else "yes" if gain.mean > 0 else "no, it hurt"
+        what = ("free answers", "exact match") if part.free else ("choices", "accuracy")
+        return (
+            f"Did LSR help with {what[0]}? {answer[0].upper()}{answer[1:]}: with {_with(label)}, {what[1]} of tuned"
+            f" minus base is {gain} (n = {len(part.numbers):,} questions)."
         )
-        better = "more" if difference.mean > 0 else "fewer"
-        what = "answered exactly" if part.free else "chosen rightly"
-        if not difference.excludes_zero:
-            found = f"no difference between tuned and base beyond the interval in questions {what}"
-        else:
-            found = f"with the tuned retriever {better} questions are {what} than with the base"
-        return f"{label[0].upper()}{label[1:]}: {found}: {difference} (n = {len(part.numbers):,})."
     return ""
+
+
+def _with(label: str) -> str:
+    return f"the {label}" if label == "first passage" else label
