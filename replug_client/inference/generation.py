@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
@@ -44,7 +44,7 @@ class GenerationOptions:
             raise OptionError(f"--temperature must be 0 (greedy) or more, not {self.temperature}")
         if not 0 < self.top_p <= 1:
             raise OptionError(f"--top_p must be above 0 and at most 1, not {self.top_p}")
-        if isinstance(self.stop, str) or not all(self.stop):
+        if not all(self.stop):
             raise OptionError(f"--stop takes texts that are not empty, not {self.stop!r}")
 
 
@@ -96,10 +96,11 @@ class LanguageModel(Protocol):
 
     def continuations(
         self, prompts: Sequence[Ids], options: GenerationOptions
-    ) -> Iterator[tuple[int, Token]]:
-        """Plain generation behind each prompt by itself: pairs of the prompt's position and its next token, as they come.
+    ) -> Generator[tuple[int, Token], None, None]:
+        """Plain generation behind each prompt by itself: pairs of the prompt's position and its next token.
 
-        The tokens of one prompt come in order, at most ``max_tokens``, an end token last. Where a stop string is
-        complete the model may go on a little; the caller looks for them, and may stop listening at any time.
+        They come as soon as they are there, those of one prompt in order, at most ``max_tokens``, an end token last.
+        Where a stop string is complete the model may go on a little; the caller looks for them, and may stop
+        listening at any time.
         """
         ...
