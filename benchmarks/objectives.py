@@ -20,7 +20,6 @@ taken from the cache; peak memory of the training process, the in-process superv
 from __future__ import annotations
 
 import argparse
-import io
 import itertools
 import os
 import shlex
@@ -30,13 +29,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from demo import stdlib_corpus
-from demo.pipeline import DEMO, FULL, ROOT, Plan, embed_flags, minilm, table_options, train_flags
-from demo.table import write_table
+from demo.pipeline import (
+    DEMO,
+    EVALUATE,
+    FULL,
+    Plan,
+    command_line,
+    embed_flags,
+    minilm,
+    table_options,
+    train_flags,
+)
+from demo.table import evaluate_flags, write_results
 from replug_client.artefacts import read_json, write_json
-from replug_client.evaluation.likelihood import BASE, TUNED
+from replug_client.evaluation.conditions import BASE, TUNED
 from replug_client.evaluation.tuned_run import RUN_NAME
 from replug_client.progress import configure_logging
 
@@ -177,9 +184,9 @@ def run_cell(cell: Cell, plan: Plan, base: Path) -> dict[str, Any]:
     if not path.exists():
         print(f"python run_replug_lsr.py {shown(flags)}", flush=True)
         memory = run_program("run_replug_lsr.py", flags, folder.with_suffix(".log"))
-        table = write_table(
-            table_options(plan, base, folder, folder / "held_out.json"), Console(file=io.StringIO())
-        )
+        evaluation = table_options(plan, folder, folder / "held_out.json")
+        run_program(EVALUATE, evaluate_flags(evaluation), folder.with_suffix(".log"))
+        table = write_results(evaluation)
         gain = table.difference(BASE, TUNED)
         figures = read_json(folder / RUN_NAME, mend=_MEND)["figures"]
         write_json(
@@ -216,19 +223,14 @@ def steps_a_second(figures: dict[str, Any]) -> float:
 
 
 def run_program(program: str, flags: dict[str, str], log: Path) -> int:
-    """Run one of the top-level programs, its output in ``log``; gives its peak memory in bytes.
+    """Run a top-level program or a `replug` command, its output in ``log``; gives its peak memory in bytes.
 
     Raises:
         SystemExit: it failed.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    arguments = [
-        part for flag, value in flags.items() for part in ([f"--{flag}", value] if value else [f"--{flag}"])
-    ]
     with log.open("ab") as stream:
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / program), *arguments], stdout=stream, stderr=subprocess.STDOUT
-        )
+        process = subprocess.Popen(command_line(program, flags), stdout=stream, stderr=subprocess.STDOUT)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:

@@ -7,6 +7,7 @@ can be interrupted: the same command goes on where it stopped, and no score is c
 from __future__ import annotations
 
 import importlib.util
+import os
 import shlex
 import subprocess
 import sys
@@ -18,12 +19,12 @@ from rich.console import Console
 
 from demo import stdlib_corpus
 from demo.stdlib_corpus import CorpusOptions
-from demo.table import TableOptions, write_table
-from replug_client.corpus.windows import WindowOptions
+from demo.table import TableOptions, evaluate_flags, write_results
 from replug_client.errors import OptionError, ReplugError
 
 ROOT = Path(__file__).parent.parent
 LM = Path(__file__).parent / "lm"
+EVALUATE = "replug evaluate lm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class Plan:
         max_held_out: At most this many held-out examples in the table.
         results: Where the table goes as JSON.
         command: What a person types to run it again.
+        combinations: How the table's passages are read.
     """
 
     folder: Path
@@ -45,6 +47,7 @@ class Plan:
     max_held_out: int | None
     results: Path
     command: str
+    combinations: str = "first ensemble-3"
     common: dict[str, str] = field(
         default_factory=lambda: {
             "supervisor": "local",
@@ -109,17 +112,22 @@ def run(plan: Plan, console: Console | None = None) -> None:
     _build_corpus(plan, console)
     base = minilm()
     folder = plan.folder
-    _command(console, "Embed the passages", "generate_passage_embeddings.py", embed_flags(plan, base))
-    _command(console, "Tune the retriever", "run_replug_lsr.py", train_flags(plan, base))
+    console.rule("Embed the passages")
+    _command(console, "generate_passage_embeddings.py", embed_flags(plan, base))
+    console.rule("Tune the retriever")
+    _command(console, "run_replug_lsr.py", train_flags(plan, base))
     console.rule("Does it help the language model, on files that it was not trained on?")
-    write_table(table_options(plan, base, folder / "retriever", plan.results), console)
+    table = table_options(plan, folder / "retriever", plan.results)
+    _command(console, EVALUATE, evaluate_flags(table))
+    write_results(table)
     compare = {
         "run": str(folder / "retriever"),
         "n_docs": "5",
         "queries": "3",
         "cache_dir": str(folder / "cache"),
     }
-    _command(console, "Base and tuned, side by side", "test_retriever.py", compare)
+    console.rule("Base and tuned, side by side")
+    _command(console, "test_retriever.py", compare)
     _closing(plan, console, time.monotonic() - began)
 
 
@@ -137,19 +145,14 @@ def embed_flags(plan: Plan, base: Path) -> dict[str, str]:
     }
 
 
-def table_options(plan: Plan, base: Path, tuned: Path, results: Path) -> TableOptions:
-    """What the table compares: ``tuned`` with the base, on the held-out files."""
-    data, windows = plan.folder / "data", ("context_len", "pred_len", "min_pred_len")
+def table_options(plan: Plan, tuned: Path, results: Path) -> TableOptions:
+    """What the table compares: ``tuned``, a finished run, with its base, on the held-out files."""
     return TableOptions(
-        base=str(base),
-        tuned=tuned,
-        passages=data / "passages.csv",
-        embeddings=str(plan.folder / "embeddings" / "passages_00"),
-        held_out=data / "held_out.csv",
-        lm=LM,
+        run=tuned,
+        held_out=plan.folder / "data" / "held_out.csv",
         cache_dir=plan.folder / "cache",
         results=results,
-        windows=WindowOptions(*(int(plan.common[name]) for name in windows)),
+        combinations=plan.combinations,
         max_examples=plan.max_held_out,
     )
 
@@ -196,19 +199,28 @@ def _build_corpus(plan: Plan, console: Console) -> None:
     )
 
 
-def _command(console: Console, title: str, program: str, flags: dict[str, str]) -> None:
-    console.rule(title)
+def command_line(program: str, flags: dict[str, str]) -> list[str]:
+    """What runs a top-level program, or a ``replug`` command in this checkout."""
     arguments = [
         part for flag, value in flags.items() for part in ([f"--{flag}", value] if value else [f"--{flag}"])
     ]
+    name, *words = program.split()
+    start = ["-m", "replug_client", *words] if name == "replug" else [str(ROOT / program)]
+    return [sys.executable, *start, *arguments]
+
+
+def _command(console: Console, program: str, flags: dict[str, str]) -> None:
     shown = " \\\n    ".join(
         f"--{flag} {shlex.quote(value)}" if value else f"--{flag}" for flag, value in flags.items()
     )
-    console.print(
-        f"python {program} \\\n    {shown}", style="dim", highlight=False, markup=False, soft_wrap=True
-    )
+    start = program if program.startswith("replug ") else f"python {program}"
+    console.print(f"{start} \\\n    {shown}", style="dim", highlight=False, markup=False, soft_wrap=True)
     sys.stdout.flush()
-    status = subprocess.run([sys.executable, str(ROOT / program), *arguments], check=False).returncode
+    # `python -m` looks for the package in the working directory; this checkout is the one that is meant.
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    status = subprocess.run(
+        command_line(program, flags), env=os.environ | {"PYTHONPATH": path}, check=False
+    ).returncode
     if status:
         raise ReplugError(f"{program} ended with status {status}; its message stands above")
 
@@ -221,6 +233,7 @@ def _closing(plan: Plan, console: Console, seconds: float) -> None:
         "what made it": folder / "retriever" / "run.json",
         "training curves": f"tensorboard --logdir {folder / 'retriever' / 'tensorboard'}",
         "the table as JSON": plan.results,
+        "all of its figures": table_options(plan, folder / "retriever", plan.results).evaluation,
         "passages, documents": folder / "data",
     }
     for name, place in places.items():

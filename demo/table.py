@@ -1,106 +1,84 @@
-"""The demo's table: what each retriever's first passage is worth to the LM, on files held out of training."""
+"""The demo's table: what each retriever's first passage is worth to the LM, on files held out of training.
+
+`replug evaluate lm` makes it; here stand the flags, and the figures by package of the library.
+"""
 
 from __future__ import annotations
 
-from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from replug_client.artefacts import write_json
-from replug_client.corpus.overlap import ngram_overlap
-from replug_client.corpus.readers import read_documents
-from replug_client.corpus.records import Example
-from replug_client.corpus.store import PassageStore
-from replug_client.corpus.windows import WindowOptions, cut_examples
-from replug_client.evaluation.likelihood import (
-    CEILING,
-    LikelihoodTable,
-    evaluate_conditions,
-    standard_conditions,
-)
-from replug_client.evaluation.report import render_likelihood
-from replug_client.evaluation.retrieval import Retriever, open_retrievers
-from replug_client.retriever.encoder import EncoderOptions, encode_queries
-from replug_client.retriever.lexical import LexicalIndex
+from replug_client.evaluation.likelihood import LikelihoodTable
+from replug_client.evaluation.per_example import read_per_example
+from replug_client.evaluation.results import EvaluationResult
 from replug_client.statistics import bits_per_byte
-from replug_client.supervisor.local import LocalOptions
-from replug_client.supervisor.open import SupervisorOptions, open_supervisor
-from replug_client.supervisor.prompts import PromptBuilder
-from replug_client.supervisor.tokenizer import SupervisorTokenizer
 
-BM25 = "bm25"
-K = 10
+CONDITIONS = "none random bm25 base tuned ceiling"
 
 
 @dataclass(frozen=True, slots=True)
 class TableOptions:
-    """What is compared, and on what.
+    """What is compared, and on what; all else is the run's.
 
     Attributes:
-        base: Folder of the base encoder.
-        tuned: Folder of the tuned one.
-        passages: The corpus.
-        embeddings: The base's shard of it.
-        held_out: Documents that took no part in training.
-        lm: Folder of the supervisor.
-        dtype: Its precision, the same as in training, so that the score cache serves both.
+        run: Folder of the finished run.
+        held_out: Documents that took no part in it.
         cache_dir: Score cache and converted corpora.
         results: Where the figures go as JSON.
-        windows: How examples are cut.
-        retrieved_max_length: Supervisor tokens of a passage.
-        ngram_guard: Examples that share a run of so many tokens with a passage are left out.
-        max_examples: At most this many, evenly spread; None takes all.
+        combinations: How passages are read.
+        max_examples: At most this many examples; None takes all.
     """
 
-    base: str
-    tuned: Path
-    passages: Path
-    embeddings: str
+    run: Path
     held_out: Path
-    lm: Path
     cache_dir: Path
     results: Path
-    windows: WindowOptions
-    dtype: str = "bfloat16"
-    retrieved_max_length: int = 128
-    ngram_guard: int = 20
+    combinations: str = "first"
     max_examples: int | None = None
 
+    @property
+    def evaluation(self) -> Path:
+        """What the command found, beside the retriever."""
+        return self.run / "evaluation_lm.json"
 
-def write_table(options: TableOptions, console: Console) -> LikelihoodTable:
-    """Score the held-out examples under every condition, print the table, and write it as JSON."""
-    store = PassageStore.open([options.passages], options.cache_dir)
-    supervisor, tokenizer = open_supervisor(
-        SupervisorOptions(
-            model=str(options.lm),
-            kind="local",
-            cache_dir=options.cache_dir,
-            local=LocalOptions(dtype=options.dtype),
-        )
-    )
-    with closing(supervisor):
-        examples = held_out_examples(options, store, tokenizer)
-        builder = PromptBuilder(
-            tokenizer,
-            retrieved_max_length=options.retrieved_max_length,
-            max_prompt_tokens=supervisor.max_prompt_tokens,
-        )
-        conditions = _conditions(options, store, [example.query for example in examples])
-        table = evaluate_conditions(
-            examples,
-            conditions,
-            store,
-            builder,
-            supervisor,
-            examples_per_call=4096,
-            description="held-out files",
-        )
-    console.print(render_likelihood(table))
-    figures = {**table.to_json(), "k": K, "passages": len(store), "by_package": by_package(table)}
+    @property
+    def per_example(self) -> Path:
+        """The same for every example."""
+        return self.run / "evaluation_lm.examples.jsonl"
+
+
+def evaluate_flags(options: TableOptions) -> dict[str, str]:
+    """Flags of `replug evaluate lm`."""
+    flags = {
+        "run": str(options.run),
+        "data": str(options.held_out),
+        "cache_dir": str(options.cache_dir),
+        "conditions": CONDITIONS,
+        "combinations": options.combinations,
+        "output": str(options.evaluation),
+        "per_example": str(options.per_example),
+    }
+    if options.max_examples is not None:
+        flags["max_examples"] = str(options.max_examples)
+    return flags
+
+
+def write_results(options: TableOptions) -> LikelihoodTable:
+    """From what the command found, the figures of first passages, over all examples and by package, as JSON."""
+    result = EvaluationResult.read(options.evaluation)
+    table = replace(read_per_example(options.per_example), left_out=result.left_out)
+    first = replace(table, nll={name: nll for name, nll in table.nll.items() if "." not in name})
+    figures = {
+        **first.to_json(),
+        "k": result.details["k"],
+        "passages": result.details["passages"],
+        "combined": {name: table.bits_per_byte(name) for name in table.nll if name not in first.nll},
+        "by_package": by_package(first),
+    }
     write_json(options.results, figures)
     return table
 
@@ -125,41 +103,3 @@ def by_package(table: LikelihoodTable) -> list[dict[str, Any]]:
             {"package": str(names[number]), "n": int(counts[number]), "documents": documents, **values}
         )
     return rows
-
-
-def held_out_examples(
-    options: TableOptions, store: PassageStore, tokenizer: SupervisorTokenizer
-) -> list[Example]:
-    """Windows of the held-out documents that share no long run of tokens with any passage."""
-    examples = list(cut_examples(read_documents(options.held_out), tokenizer, options.windows))
-    passages = (tokenizer.encode(text) for text in store.iter_texts())
-    shared = ngram_overlap(examples, passages, options.ngram_guard)
-    kept = [example for example, drop in zip(examples, shared, strict=True) if not drop]
-    if options.max_examples is None or len(kept) <= options.max_examples:
-        return kept
-    chosen = np.linspace(0, len(kept) - 1, options.max_examples).round().astype(int)
-    return [kept[number] for number in chosen]
-
-
-def _conditions(
-    options: TableOptions, store: PassageStore, queries: list[str]
-) -> dict[str, np.ndarray | None]:
-    """The five of the experiment, and BM25's first passage beside them: each over its own index."""
-    base, tuned = open_retrievers(
-        EncoderOptions(options.base),
-        EncoderOptions(str(options.tuned)),
-        store,
-        shards=[options.embeddings],
-        cache_dir=options.cache_dir,
-    )
-    conditions = standard_conditions(
-        _rows(base, queries), _rows(tuned, queries), num_passages=len(store), seed=0
-    )
-    ceiling = conditions.pop(CEILING)
-    lexical = LexicalIndex(store.iter_texts()).search(queries, 1)
-    return {**conditions, BM25: lexical, CEILING: ceiling}
-
-
-def _rows(retriever: Retriever, queries: list[str]) -> np.ndarray:
-    vectors = encode_queries(retriever.model, queries, description="held-out queries")
-    return retriever.index.search(vectors, K).rows

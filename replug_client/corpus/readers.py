@@ -12,6 +12,7 @@ from replug_client.corpus.records import Document, Passage
 from replug_client.corpus.rows import Advance, Columns, Place, file_errors, passage_of
 from replug_client.corpus.text_files import delimited_passages, jsonl_passages
 from replug_client.corpus.unique import IdSpool, refuse_duplicate
+from replug_client.corpus.wikitext import TEXT_SUFFIXES, text_documents
 from replug_client.errors import CorpusError
 
 _Reader = Callable[[Path, Columns, Advance], Iterator[tuple[Place, Passage]]]
@@ -135,13 +136,17 @@ def open_source(
 def read_documents(
     path: Path | str, *, text_column: str = "text", id_column: str = "id", advance: Advance = lambda _: None
 ) -> Iterator[Document]:
-    """Stream the documents of a ``--data`` file: the same formats, rules and errors as passages.
+    """Stream the documents of a ``--data`` file: the same formats, rules and errors as passages, and plain text.
 
-    The other columns, a title included, are kept in ``Document.extra``.
+    The other columns, a title included, are kept in ``Document.extra``. Text files (``.txt``, ``.tokens``, ``.raw``)
+    are read by :func:`~replug_client.corpus.wikitext.text_documents`.
 
     Raises:
         CorpusError: as :class:`PassageSource`.
     """
+    if Path(path).suffix.lower() in TEXT_SUFFIXES:
+        yield from text_documents(Path(path), advance)
+        return
     for row in open_source(path, text_column=text_column, id_column=id_column, advance=advance):
         title = {} if row.title is None else {"title": row.title}
         yield Document(id=row.id, text=row.text, extra={**title, **row.extra})

@@ -36,6 +36,11 @@ class WindowOptions:
         stride: From the start of one window to the start of the next; ``None`` lays them end to end.
         continuations: A window has this many continuations, one behind the other, of ``pred_len`` each; every
             one gives an example with the window's query.
+        sliding: Every token once, as perplexity is measured: continuations of ``pred_len`` tokens lie end to end
+            over the whole document, each with the ``context_len`` tokens before it (or as many as there are) as
+            its query. Nothing is dropped but the document's first token, which nothing stands before.
+        skip_context: In sliding windows, leave the first ``context_len`` tokens unscored, so that every
+            continuation has a whole query.
     """
 
     context_len: int = 128
@@ -43,6 +48,8 @@ class WindowOptions:
     min_pred_len: int | None = None
     stride: int | None = None
     continuations: int = 1
+    sliding: bool = False
+    skip_context: bool = False
 
     def __post_init__(self) -> None:
         for name in ("context_len", "pred_len", "min_pred_len", "stride", "continuations"):
@@ -53,6 +60,10 @@ class WindowOptions:
             raise OptionError(
                 f"min_pred_len ({self.min_pred_len}) exceeds pred_len ({self.pred_len}); lower it"
             )
+        if self.sliding and (self.stride is not None or self.continuations > 1):
+            raise OptionError("sliding windows lie end to end; a stride or continuations have no place there")
+        if self.skip_context and not self.sliding:
+            raise OptionError("skip_context is for sliding windows; others always have a whole query")
 
     @property
     def least_continuation(self) -> int:
@@ -69,7 +80,8 @@ class WindowCounts:
         documents_without_example: Those too short for a single window.
         examples: Examples given out: windows, times their continuations.
         dropped_short: Windows at the end of a document whose continuation was below the minimum.
-        dropped_blank: Examples whose query or continuation is white space only.
+        dropped_blank: Examples whose query or continuation is white space only; sliding windows keep them.
+        unscored_start: Tokens before the first continuation of sliding windows.
     """
 
     documents: int = 0
@@ -77,6 +89,7 @@ class WindowCounts:
     examples: int = 0
     dropped_short: int = 0
     dropped_blank: int = 0
+    unscored_start: int = 0
 
 
 def cut_examples(
@@ -107,10 +120,12 @@ def cut_examples(
         counts.documents += 1
         before = counts.examples
         ids, offsets = tokenizer.encode_with_offsets(document.text)
-        cuts = _Cuts(document.text, offsets)
-        for window in _windows(cuts, options, counts):
+        cuts = Cuts(document.text, offsets)
+        windows = _sliding_windows if options.sliding else _windows
+        for window in windows(cuts, options, counts):
             example = _example(document, ids, cuts, window)
-            if not example.query.strip() or not example.continuation.strip():
+            blank = not example.query.strip() or not example.continuation.strip()
+            if blank and not options.sliding:
                 counts.dropped_blank += 1
                 continue
             counts.examples += 1
@@ -118,9 +133,11 @@ def cut_examples(
         counts.documents_without_example += counts.examples == before
 
 
-class _Cuts:
-    """Where a document may be cut: token ``i`` starts at character ``at[i]``; ``whole[i]`` says whether
+class Cuts:
+    """Where a text may be cut: token ``i`` starts at character ``at[i]``; ``whole[i]`` says whether
     no character is split there.
+
+    Both have one entry more than there are tokens, for the end; without tokens they have just one.
     """
 
     def __init__(self, text: str, offsets: Sequence[tuple[int, int]]) -> None:
@@ -144,6 +161,10 @@ class _Cuts:
             token -= 1
         return token
 
+    def ceil(self, token: int) -> int:
+        """The first place to cut that is not before ``token``."""
+        return token if self.whole[token] else self.after(token)
+
     def after(self, token: int) -> int:
         """The first place to cut after ``token``."""
         token += 1
@@ -162,7 +183,7 @@ class _Window:
     end: int
 
 
-def _windows(cuts: _Cuts, options: WindowOptions, counts: WindowCounts) -> Iterator[_Window]:
+def _windows(cuts: Cuts, options: WindowOptions, counts: WindowCounts) -> Iterator[_Window]:
     start, end = 0, 0
     while end < cuts.num_tokens:
         if start + options.context_len + options.least_continuation > cuts.num_tokens:
@@ -187,7 +208,23 @@ def _windows(cuts: _Cuts, options: WindowOptions, counts: WindowCounts) -> Itera
         start = following if following > start else cuts.after(start)
 
 
-def _example(document: Document, ids: Sequence[int], cuts: _Cuts, window: _Window) -> Example:
+def _sliding_windows(cuts: Cuts, options: WindowOptions, counts: WindowCounts) -> Iterator[_Window]:
+    end = cuts.num_tokens
+    begin = cuts.after(0) if end else 0
+    if options.skip_context:
+        begin = max(begin, cuts.ceil(min(options.context_len, end)))
+    counts.unscored_start += begin
+    while begin < end:
+        start = cuts.ceil(max(0, begin - options.context_len))
+        # A character of more tokens than the context has, or than a continuation, is taken whole.
+        start = start if start < begin else cuts.floor(begin - 1)
+        reached = cuts.floor(min(begin + options.pred_len, end))
+        reached = reached if reached > begin else cuts.after(begin)
+        yield _Window(start, begin, begin, reached)
+        begin = reached
+
+
+def _example(document: Document, ids: Sequence[int], cuts: Cuts, window: _Window) -> Example:
     continuation = cuts.text[cuts.at[window.begin] : cuts.at[window.end]]
     return Example(
         document_id=document.id,

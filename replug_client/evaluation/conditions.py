@@ -25,12 +25,13 @@ NO_PASSAGE = -1
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-_WHOSE = {
-    RANDOM: ("a random passage", "random passages"),
-    BM25: ("BM25's first", "BM25"),
-    BASE: ("base retriever's first", "base retriever"),
-    TUNED: ("tuned retriever's first", "tuned retriever"),
+_FIRST_OF = {
+    RANDOM: "a random passage",
+    BM25: "BM25's first",
+    BASE: "base retriever's first",
+    TUNED: "tuned retriever's first",
 }
+_SEVERAL_OF = {RANDOM: "random", BM25: "BM25", BASE: "base", TUNED: "tuned"}
 _COMBINATION = re.compile(r"(concat|ensemble)-([1-9][0-9]{0,3})")
 
 
@@ -98,11 +99,11 @@ class Condition:
             return "no passage"
         if self.retrieval == CEILING:
             return "best of the base's K (ceiling)"
-        first, several = _WHOSE[self.retrieval]
         if self.combination.kind == "first":
-            return first
-        how = "concatenated" if self.combination.kind == "concat" else "in an ensemble"
-        return f"{several}, {self.combination.n} {how}"
+            return _FIRST_OF[self.retrieval]
+        n = self.combination.n
+        how = f"{n} concatenated" if self.combination.kind == "concat" else f"ensemble of {n}"
+        return f"{_SEVERAL_OF[self.retrieval]}, {how}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -147,6 +148,8 @@ class Reading:
         Mixed at every token; or, where the best counts, those of the context with the highest sum.
         """
         values = np.asarray(of_contexts, dtype=np.float64)
+        if len(values) == 1:
+            return np.asarray(values[0])
         if self.log_weights is None:
             return np.asarray(values[np.argmax(values.sum(axis=1))])
         return ensemble_log_probs(values, self.log_weights)

@@ -1,8 +1,7 @@
-"""What passages are worth to the supervisor: bits per byte of the continuation, condition by condition.
+"""What passages are worth to the supervisor: the likelihood of held-out continuations, condition by condition.
 
-A condition names, for every example, the passages that may stand before it: none, a random one, the
-first of the base retriever, the first of the tuned one, or the base's first K (the ceiling: the best
-of the K, which only an oracle could pick).
+A condition names, for every example, the passages that stand before it and how they are combined; see
+:mod:`replug_client.evaluation.conditions`.
 """
 
 from __future__ import annotations
@@ -20,6 +19,16 @@ import numpy as np
 import numpy.typing as npt
 
 from replug_client.errors import OptionError, PromptTooLongError
+from replug_client.evaluation.conditions import (
+    BASE,
+    CEILING,
+    NONE,
+    TUNED,
+    Condition,
+    Reading,
+    Retrieved,
+    read_with,
+)
 from replug_client.progress import progress
 from replug_client.statistics import PairedDifference, bits_per_byte, paired_bootstrap
 
@@ -31,10 +40,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-NONE, RANDOM, BASE, TUNED, CEILING = "none", "random", "base", "tuned", "ceiling"
-TOO_LONG = "prompt too long for the supervisor"
+TOO_LONG = "examples with a prompt too long for the supervisor"
 
-Rows = npt.NDArray[np.int64]
 # Submissions under way at a time: one being scored, one waiting, so that a server never runs dry.
 _IN_FLIGHT = 2
 
@@ -44,11 +51,13 @@ class LikelihoodTable:
     """The same ``n`` examples under each condition.
 
     Attributes:
-        nll: Condition to ``(n,)`` float64, negative summed log-likelihood in nats.
+        nll: Condition's name to ``(n,)`` float64, negative summed log-likelihood in nats.
         num_bytes: ``(n,)`` int64, bytes of each continuation.
         num_tokens: ``(n,)`` int64, supervisor tokens of each continuation.
         document_ids: The document of each example.
-        left_out: Reason to number of examples that stand in no condition.
+        left_out: Reason to number of what stands in no condition.
+        fewer: Condition's name to the number of examples for which fewer passages were found than it combines;
+            with none at all, the example was scored without a passage.
     """
 
     nll: Mapping[str, npt.NDArray[np.float64]]
@@ -56,6 +65,7 @@ class LikelihoodTable:
     num_tokens: npt.NDArray[np.int64]
     document_ids: tuple[str, ...]
     left_out: Mapping[str, int] = field(default_factory=dict)
+    fewer: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -70,6 +80,17 @@ class LikelihoodTable:
     def bits_per_byte(self, condition: str) -> float:
         """Bits per byte of the continuation under ``condition``."""
         return bits_per_byte(self.nll[condition], self.num_bytes)
+
+    def perplexity(self, condition: str) -> float:
+        """Perplexity per supervisor token: ``exp(sum(nll) / sum(tokens))``; infinite beyond what a float holds."""
+        try:
+            return math.exp(float(self.nll[condition].sum()) / int(self.num_tokens.sum()))
+        except OverflowError:
+            return math.inf
+
+    def log_likelihood(self, condition: str) -> float:
+        """Mean log-likelihood of a continuation, in nats."""
+        return -float(self.nll[condition].mean())
 
     def difference(
         self, first: str, second: str, *, by_document: bool = True, seed: int = 0
@@ -87,20 +108,20 @@ class LikelihoodTable:
             seed=seed,
         )
 
-    def share_closed(self) -> float | None:
-        """Part of the distance from base to ceiling that tuned covers; None where there is none.
+    def share_closed(self, base: str = BASE, tuned: str = TUNED) -> float | None:
+        """Part of the distance from ``base`` to the ceiling that ``tuned`` covers; None where there is none.
 
         1 is the ceiling, 0 the base, negative worse than the base.
         """
-        if not {BASE, TUNED, CEILING} <= set(self.nll):
+        if not {base, tuned, CEILING} <= set(self.nll):
             return None
-        distance = self.bits_per_byte(BASE) - self.bits_per_byte(CEILING)
+        distance = self.bits_per_byte(base) - self.bits_per_byte(CEILING)
         if distance <= 0.0:
             return None
-        return (self.bits_per_byte(BASE) - self.bits_per_byte(TUNED)) / distance
+        return (self.bits_per_byte(base) - self.bits_per_byte(tuned)) / distance
 
     def to_json(self) -> dict[str, Any]:
-        """The form of ``results.json``; every figure in bits per byte.
+        """A summary; every figure in bits per byte.
 
         ``base_minus_tuned`` has the interval over documents in ``low`` and ``high``, and the
         narrower one over single examples in ``over_examples``.
@@ -126,56 +147,34 @@ class LikelihoodTable:
         return value
 
 
-def random_rows(num_examples: int, num_passages: int, *, seed: int) -> Rows:
-    """``(num_examples, 1)`` passages drawn evenly from the whole corpus."""
-    if num_passages < 1:
-        raise ValueError(f"cannot draw from {num_passages} passages")
-    return np.random.default_rng(seed).integers(num_passages, size=(num_examples, 1))
-
-
-def standard_conditions(
-    base: Rows, tuned: Rows, *, num_passages: int, seed: int = 0
-) -> dict[str, Rows | None]:
-    """The five conditions of the experiment's table.
-
-    Args:
-        base: ``(n, K)`` rows that the base retriever returns over its own index, best first.
-        tuned: ``(n, >=1)`` rows that the tuned retriever returns over its own.
-        num_passages: Size of the corpus, from which the random passage is drawn.
-        seed: Of the random passages.
-    """
-    return {
-        NONE: None,
-        RANDOM: random_rows(len(base), num_passages, seed=seed),
-        BASE: base[:, :1],
-        TUNED: tuned[:, :1],
-        CEILING: base,
-    }
-
-
 def evaluate_conditions(
     examples: Sequence[Example],
-    conditions: Mapping[str, Rows | None],
+    conditions: Sequence[Condition],
+    found: Mapping[str, Retrieved],
     store: PassageStore,
     builder: PromptBuilder,
     supervisor: Supervisor,
     *,
+    k: int = 10,
+    temperature: float = 1.0,
     examples_per_call: int = 64,
     description: str = "held-out likelihood",
 ) -> LikelihoodTable:
     """Score every example under every condition.
 
-    An example's figure under a condition is that of the best of its passages there: with one
-    passage a row, that passage's own. A passage that stands in several conditions of one example
-    is scored once. An example that has a prompt too long for the supervisor is left out of all
-    conditions, and counted, so that the conditions stay paired.
+    A prompt that stands in several conditions of one example is scored once. An example that has a prompt too
+    long for the supervisor is left out of all conditions, and counted, so that the conditions stay paired.
 
     Args:
         examples: ``n`` of them.
-        conditions: Name to ``(n, k)`` corpus rows, or None for no passage.
+        conditions: What to compare.
+        found: Retrieval to the passages found for each example; see
+            :func:`~replug_client.evaluation.conditions.passages_needed`.
         store: The corpus that the rows point into.
-        builder: Makes the prompts; ``""`` means no passage.
+        builder: Makes the prompts.
         supervisor: Scores them.
+        k: Of the ceiling.
+        temperature: γ of an ensemble's weights.
         examples_per_call: Examples whose prompts go into one submission.
         description: What the progress bar says.
 
@@ -184,9 +183,9 @@ def evaluate_conditions(
         ValueError: no conditions, rows of another shape, or a row outside the corpus.
         SupervisorError: the supervisor could not give a score.
     """
-    _check_conditions(conditions, len(examples), len(store))
-    work = _Work(examples, conditions, store, builder)
-    nll: dict[str, list[float]] = {name: [] for name in conditions}
+    _check(conditions, found, len(examples), len(store))
+    work = _Work(examples, conditions, found, store, builder, k, temperature)
+    nll: dict[str, list[float]] = {condition.name: [] for condition in conditions}
     kept: list[Example] = []
     calls = work.submitted(supervisor, examples_per_call)
     with progress(description, len(examples), "examples") as advance, contextlib.closing(calls):
@@ -198,7 +197,8 @@ def evaluate_conditions(
         logger.warning("left out of the %d examples: %s", len(examples), dict(work.left_out))
     if not kept:
         raise OptionError(
-            f"none of {len(examples)} examples is left to evaluate; left out: {dict(work.left_out)}"
+            f"none of {len(examples)} examples is left to evaluate; left out: {dict(work.left_out)}. Lower"
+            " --retrieved_max_length, the n of --combinations, or --context_len."
         )
     return LikelihoodTable(
         nll={name: np.array(values, dtype=np.float64) for name, values in nll.items()},
@@ -206,26 +206,31 @@ def evaluate_conditions(
         num_tokens=np.array([len(example.continuation_ids) for example in kept], dtype=np.int64),
         document_ids=tuple(example.document_id for example in kept),
         left_out=dict(work.left_out),
+        fewer={name: count for name, count in work.fewer.items() if count},
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """One example's prompts, one for each passage that any condition names."""
+    """One example's prompts, one for each context that any condition reads."""
 
     number: int
-    passages: dict[int | None, int]
-    rows: dict[str, list[int | None]]
+    places: dict[tuple[int, ...], int]
+    readings: dict[str, Reading]
     prompts: list[Prompt]
 
 
 @dataclass(frozen=True, slots=True)
 class _Work:
     examples: Sequence[Example]
-    conditions: Mapping[str, Rows | None]
+    conditions: Sequence[Condition]
+    found: Mapping[str, Retrieved]
     store: PassageStore
     builder: PromptBuilder
+    k: int
+    temperature: float
     left_out: Counter[str] = field(default_factory=Counter)
+    fewer: Counter[str] = field(default_factory=Counter)
 
     def submitted(
         self, supervisor: Supervisor, size: int
@@ -250,28 +255,34 @@ class _Work:
                 future.cancel()
 
     def _ask(self, number: int) -> _Asked | None:
-        rows: dict[str, list[int | None]] = {
-            name: [None] if table is None else [int(row) for row in table[number]]
-            for name, table in self.conditions.items()
+        readings = {
+            condition.name: read_with(condition, self.found, number, k=self.k, temperature=self.temperature)
+            for condition in self.conditions
         }
-        every = dict.fromkeys(row for listed in rows.values() for row in listed)
+        every = dict.fromkeys(context for reading in readings.values() for context in reading.contexts)
         try:
-            prompts = [self._prompt(number, row) for row in every]
+            prompts = [self._prompt(number, context) for context in every]
         except PromptTooLongError as error:
             logger.debug("left out: %s", error)
             self.left_out[TOO_LONG] += 1
             return None
-        return _Asked(number, {row: place for place, row in enumerate(every)}, rows, prompts)
+        for condition in self.conditions:
+            if condition.retrieval != NONE:
+                read = sum(map(len, readings[condition.name].contexts))
+                self.fewer[condition.name] += read < (
+                    self.k if condition.retrieval == CEILING else condition.combination.n
+                )
+        return _Asked(number, {context: place for place, context in enumerate(every)}, readings, prompts)
 
-    def _prompt(self, number: int, row: int | None) -> Prompt:
+    def _prompt(self, number: int, context: tuple[int, ...]) -> Prompt:
         example = self.examples[number]
-        passage = None if row is None else self.store[row]
-        name = "no passage" if passage is None else f"passage {passage.id!r}"
+        names = ", ".join(repr(name) for name in self.store.ids(context)) if context else ""
+        which = f"passage{'s' * (len(context) > 1)} {names}" if context else "no passage"
         return self.builder.build(
-            "" if passage is None else passage.text,
+            self.store.texts(context) if context else "",
             example.query_ids,
             example.continuation_ids,
-            f"example {number} of document {example.document_id!r}, {name}",
+            f"example {number} of document {example.document_id!r}, {which}",
         )
 
 
@@ -282,29 +293,27 @@ def _finished(
     return asked, future.result(), done
 
 
-def _add_scores(
-    asked: Sequence[_Asked],
-    scores: Sequence[Score],
-    nll: dict[str, list[float]],
-) -> None:
+def _add_scores(asked: Sequence[_Asked], scores: Sequence[Score], nll: dict[str, list[float]]) -> None:
     start = 0
     for item in asked:
-        own = [-score.log_likelihood for score in scores[start : start + len(item.prompts)]]
+        own = [score.token_log_probs for score in scores[start : start + len(item.prompts)]]
         start += len(item.prompts)
-        for name, rows in item.rows.items():
-            nll[name].append(min(own[item.passages[row]] for row in rows))
+        for name, reading in item.readings.items():
+            of_contexts = [own[item.places[context]] for context in reading.contexts]
+            nll[name].append(-float(reading.token_log_probs(of_contexts).sum()))
 
 
-def _check_conditions(conditions: Mapping[str, Rows | None], n: int, num_passages: int) -> None:
+def _check(
+    conditions: Sequence[Condition], found: Mapping[str, Retrieved], n: int, num_passages: int
+) -> None:
     if not conditions:
         raise ValueError("no condition to evaluate")
-    for name, rows in conditions.items():
-        if rows is None:
-            continue
-        if rows.ndim != 2 or len(rows) != n or rows.shape[1] < 1:
-            raise ValueError(f"condition {name!r}: expected rows of shape ({n}, k), found {rows.shape}")
-        if n and (rows.min() < 0 or rows.max() >= num_passages):
+    for name, retrieved in found.items():
+        rows = retrieved.rows
+        if len(rows) != n:
+            raise ValueError(f"{name!r}: expected rows for {n} examples, found {len(rows)}")
+        if n and (rows.min() < -1 or rows.max() >= num_passages):
             raise ValueError(
-                f"condition {name!r}: rows must lie in 0..{num_passages - 1}, "
+                f"{name!r}: rows must lie in 0..{num_passages - 1}, or be -1 for none; "
                 f"found {rows.min()}..{rows.max()}"
             )

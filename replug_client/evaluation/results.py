@@ -21,6 +21,7 @@ from replug_client.errors import ArtefactError
 from replug_client.statistics import PairedDifference
 
 Kind = Literal["lm", "retrieval", "qa"]
+_LEAST_LABEL = 12
 _MEND = "Make it again with `replug evaluate lm`, `retrieval` or `qa` and --output."
 
 
@@ -239,9 +240,11 @@ def _cells(table: ResultTable, row: Row) -> list[str]:
 
 def _terminal_table(table: ResultTable) -> Table:
     heads, rows = cells(table)
-    lines = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    lines = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for place, head in enumerate(heads):
-        lines.add_column(Text(shown(head)), justify="left" if place == 0 else "right", no_wrap=place > 0)
+        # Figures stay whole: where it is narrow, headings and labels take several lines.
+        least = max((len(values[place]) for values in rows), default=1) if place else _LEAST_LABEL
+        lines.add_column(Text(shown(head)), justify="left" if place == 0 else "right", min_width=least)
     for row, values in zip(table.rows, rows, strict=True):
         lines.add_row(*(Text(shown(value)) for value in values), style="bold" if row.emphasis else "")
     return lines

@@ -49,7 +49,7 @@ class TunedRun:
         if value.get("status") != "complete":
             raise ArtefactError(f"{path}: the run is not complete (status {value.get('status')!r}). {_MEND}")
         base = _field(path, value, "base_model", str)
-        encoder = {**_field(path, value, "encoder", dict), "model_name_or_path": _moved(folder, base)}
+        encoder = {**_field(path, value, "encoder", dict), "model_name_or_path": moved(folder, base)}
         try:
             options = EncoderOptions(**encoder)
         except TypeError as error:
@@ -58,10 +58,10 @@ class TunedRun:
         return cls(
             folder=folder,
             base=options,
-            passages=tuple(Path(_moved(folder, item)) for item in _field(path, value, "passages", list)),
-            shards=tuple(_moved(folder, item) for item in _field(path, value, "passages_embeddings", list)),
+            passages=tuple(Path(moved(folder, item)) for item in _field(path, value, "passages", list)),
+            shards=tuple(moved(folder, item) for item in _field(path, value, "passages_embeddings", list)),
             n_docs=_field(path, value, "n_docs", int),
-            held_out=None if held_out is None else Path(_moved(folder, str(held_out))),
+            held_out=None if held_out is None else Path(moved(folder, str(held_out))),
         )
 
 
@@ -71,8 +71,8 @@ def _field(path: Path, value: dict[str, Any], name: str, kind: type) -> Any:
     return value[name]
 
 
-def _moved(folder: Path, name: str) -> str:
-    """``name`` where it exists; else the same, relative to the record; else the same file beside it."""
+def moved(folder: Path, name: str) -> str:
+    """A path of the record: where it exists; else the same, relative to the record; else the same file beside it."""
     path = Path(name)
     candidates = [path, folder / path, folder / path.name] if path.is_absolute() else [folder / path, path]
     return next((str(candidate) for candidate in candidates if candidate.exists()), name)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 import platform
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from replug_client import __version__
-from replug_client.artefacts import atomic_write, read_json, sha256_file, write_json
+from replug_client.artefacts import atomic_write, plain, read_json, sha256_file, write_json
 from replug_client.corpus.records import Example
 from replug_client.errors import ArtefactError, OptionError
 from replug_client.supervisor.canary import Identity, difference
@@ -39,19 +37,6 @@ _PACKAGES = (
 )
 # Options that a resumed run may change: they say where and how, not what is computed.
 _FREE = ("place", "supervisor.base_url", "supervisor.client", "supervisor.timeout", "supervisor.cache_dir")
-
-
-def plain(value: Any) -> Any:
-    """Dataclasses, paths and enums as what JSON can hold; NaN and infinity become null."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return plain(asdict(value))
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return str(value) if isinstance(value, Path) else value
 
 
 def versions() -> dict[str, str]:

@@ -17,6 +17,7 @@ from sentence_transformers import SentenceTransformerTrainingArguments
 from transformers import PrinterCallback, set_seed
 from transformers.integrations.integration_utils import TensorBoardCallback
 
+from replug_client.artefacts import plain
 from replug_client.corpus.store import PassageStore
 from replug_client.progress import mute, progress
 from replug_client.retriever.projection import PROJECTION
@@ -305,7 +306,7 @@ def _record(
     hashes: dict[str, str],
     figures: dict[str, Any],
 ) -> dict[str, Any]:
-    asked = record.plain(options)
+    asked = plain(options)
     return {
         "replug_version": record.versions()["replug"],
         "status": "complete",
@@ -317,11 +318,11 @@ def _record(
         "n_docs": options.candidates.n_docs,
         "held_out": record.HELD_OUT_NAME,
         "supervisor": {"name": prepared.supervisor.name, "fingerprint": prepared.supervisor.fingerprint},
-        "objective": record.plain(objective),
+        "objective": plain(objective),
         "options": asked,
         "versions": record.versions(),
         "hashes": hashes,
-        "figures": record.plain(figures),
+        "figures": plain(figures),
     }
 
 

@@ -14,7 +14,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.evaluation import BaseEvaluator, SequentialEvaluator
 from transformers import TrainerCallback
 
-from replug_client.artefacts import read_json
+from replug_client.artefacts import plain, read_json
 from replug_client.errors import OptionError
 from replug_client.retriever.encoder import encode_queries
 from replug_client.retriever.index import PassageIndex
@@ -22,7 +22,6 @@ from replug_client.training.callbacks import EarlyStopping, LogWithAdvice, is_ex
 from replug_client.training.loss import ObjectiveOptions
 from replug_client.training.options import TrainOptions
 from replug_client.training.prepare import Prepared
-from replug_client.training.record import plain
 from replug_client.training.report.writer import ReportSources, ReportWriter
 from replug_client.training.stream import StreamTimings
 from replug_client.training.validation import DEPTH, HeldOutLikelihood, ValidationSet

@@ -208,3 +208,63 @@ def test_a_later_continuation_that_would_be_too_short_is_not_given() -> None:
 def test_with_a_stride_windows_overlap_whatever_their_continuations() -> None:
     found = parts(several("aaaabbccdd", 2, stride=2)[0])
     assert found == [("aaaa", "bb"), ("aaaa", "cc"), ("aabb", "cc"), ("aabb", "dd"), ("bbcc", "dd")]
+
+
+def slid(
+    text: str, context_len: int, pred_len: int, *, skip: bool = False
+) -> tuple[list[Example], WindowCounts]:
+    counts = WindowCounts()
+    options = WindowOptions(context_len, pred_len, sliding=True, skip_context=skip)
+    return list(cut_examples([Document("d", text)], ByteTokenizer(), options, counts)), counts
+
+
+def test_sliding_windows_lie_end_to_end_each_behind_the_text_before_it() -> None:
+    examples, counts = slid("abcdefgh", 3, 2)
+    assert parts(examples) == [("a", "bc"), ("abc", "de"), ("cde", "fg"), ("efg", "h")]
+    assert counts == WindowCounts(documents=1, examples=4, unscored_start=1)
+
+
+def test_sliding_windows_may_begin_where_a_whole_query_stands_before_them() -> None:
+    examples, counts = slid("abcdefgh", 3, 2, skip=True)
+    assert parts(examples) == [("abc", "de"), ("cde", "fg"), ("efg", "h")]
+    assert counts.unscored_start == 3
+    assert slid("abc", 3, 2, skip=True)[1] == WindowCounts(
+        documents=1, documents_without_example=1, unscored_start=3
+    )
+
+
+@given(st.text("a \n日\U0001f600", max_size=60), st.integers(1, 9), st.integers(1, 9), st.booleans())
+def test_sliding_windows_score_every_token_once_and_cut_no_character(
+    text: str, context_len: int, pred_len: int, skip: bool
+) -> None:
+    examples, counts = slid(text, context_len, pred_len, skip=skip)
+    tokenizer = ByteTokenizer()
+    scored = [token for example in examples for token in example.continuation_ids]
+    # The one independent statement of the whole: what is scored is the document's bytes but for its start.
+    assert bytes(scored) == text.encode()[counts.unscored_start :]
+    assert counts.dropped_blank == counts.dropped_short == 0
+    first = len(text[:1].encode())
+    assert (
+        counts.unscored_start == first
+        if not skip
+        else counts.unscored_start >= min(context_len, len(text.encode()))
+    )
+    assert counts.unscored_start < max(first, context_len) + 4
+    at = counts.unscored_start
+    for example in examples:
+        assert bytes(example.query_ids) == text.encode()[at - len(example.query_ids) : at]
+        assert tokenizer.encode_with_offsets(example.query)[0] == list(example.query_ids)
+        assert tokenizer.encode_with_offsets(example.continuation)[0] == list(example.continuation_ids)
+        # A character may be longer than what was asked for; only then is a part longer, and by it alone.
+        assert 1 <= len(example.query_ids) <= context_len or len(example.query) == 1
+        assert 1 <= len(example.continuation_ids) <= pred_len or len(example.continuation) == 1
+        at += len(example.continuation_ids)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"sliding": True, "stride": 4}, {"sliding": True, "continuations": 2}, {"skip_context": True}],
+)
+def test_what_sliding_windows_cannot_have_is_refused(options: dict[str, int]) -> None:
+    with pytest.raises(OptionError, match="sliding windows"):
+        WindowOptions(**options)  # type: ignore[arg-type]

@@ -6,7 +6,6 @@ import io
 import json
 import math
 import sqlite3
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,7 @@ from sentence_transformers import SentenceTransformer
 from demo import pipeline
 from demo.pipeline import Plan
 from demo.stdlib_corpus import CorpusOptions
-from replug_client.supervisor.canary import CANARY
-from replug_client.supervisor.local import LocalSupervisor
-from replug_client.supervisor.protocol import Prompt
+from replug_client.evaluation.results import EvaluationResult
 from tests.end_to_end.conftest import ROOT
 
 HELD_OUT = 6
@@ -45,6 +42,7 @@ def small_plan(folder: Path) -> Plan:
         max_held_out=HELD_OUT,
         results=folder / "results.json",
         command="make demo",
+        combinations="first ensemble-2",
     )
 
 
@@ -81,6 +79,11 @@ def results(demo: tuple[Plan, str]) -> dict[str, Any]:
     return value
 
 
+@pytest.fixture(scope="module")
+def evaluation(demo: tuple[Plan, str]) -> EvaluationResult:
+    return EvaluationResult.read(demo[0].folder / "retriever" / "evaluation_lm.json")
+
+
 def test_the_table_has_every_condition_and_the_paired_difference(results: dict[str, Any]) -> None:
     bits = results["bits_per_byte"]
     assert set(bits) == CONDITIONS
@@ -100,13 +103,22 @@ def test_the_packages_together_are_the_whole(results: dict[str, Any]) -> None:
     assert lowest <= results["bits_per_byte"]["base"] <= highest
 
 
-def test_what_is_printed_is_what_is_written(demo: tuple[Plan, str], results: dict[str, Any]) -> None:
-    said = demo[1]
-    for name, label in [("none", "no passage"), ("base", "base retriever's first"), ("ceiling", "(ceiling)")]:
-        line = next(line for line in said.splitlines() if label in line)
-        assert f"{results['bits_per_byte'][name]:.4f}" in line
-        assert f" {HELD_OUT} " in line
-    assert str(demo[0].folder / "retriever") in said.replace("\n", "")
+def test_the_table_is_the_command_s_and_its_ensembles_stand_beside_it(
+    demo: tuple[Plan, str], results: dict[str, Any], evaluation: EvaluationResult
+) -> None:
+    rows = {row.name: row for row in evaluation.tables[0].rows}
+    assert all(row.n == HELD_OUT for row in rows.values())
+    figures = results["bits_per_byte"] | results["combined"]
+    assert {name: row.values["bits_per_byte"] for name, row in rows.items()} == pytest.approx(figures)
+    assert set(results["combined"]) == {f"{name}.ensemble-2" for name in ("random", "bm25", "base", "tuned")}
+    difference = rows["tuned"].differences["bits_per_byte"]
+    assert (difference.low, difference.high) == (
+        results["base_minus_tuned"]["low"],
+        results["base_minus_tuned"]["high"],
+    )
+    assert evaluation.verdict.startswith("Did LSR help? ")
+    assert "replug evaluate lm" in demo[1]
+    assert str(demo[0].folder / "retriever") in demo[1].replace("\n", "")
 
 
 def test_the_tuned_retriever_loads_and_says_what_made_it(demo: tuple[Plan, str]) -> None:
@@ -124,16 +136,11 @@ def test_the_second_time_nothing_is_embedded_trained_or_scored(
     plan, _ = demo
     before, scores = made(plan.folder), scores_kept(plan.folder)
     assert scores > 0
-
-    submit = LocalSupervisor.submit
-
-    def refuse(self: LocalSupervisor, prompts: Sequence[Prompt], *more: Any) -> Any:
-        assert list(prompts) == [CANARY], "a pair was scored again"
-        return submit(self, prompts, *more)
-
-    monkeypatch.setattr(LocalSupervisor, "submit", refuse)
     monkeypatch.chdir(ROOT)
     pipeline.run(plan, Console(file=io.StringIO()))
     assert json.loads(plan.results.read_text()) == results
     assert made(plan.folder) == before
     assert scores_kept(plan.folder) == scores
+    again = EvaluationResult.read(plan.folder / "retriever" / "evaluation_lm.json")
+    assert again.details["scores"]["asked"] == 0
+    assert again.details["scores"]["from_the_cache"] > 0

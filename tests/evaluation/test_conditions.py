@@ -50,7 +50,7 @@ def test_each_retrieval_goes_with_each_combination_but_none_and_the_ceiling_stan
         ),
         "ceiling",
     ]
-    assert conditions[-2].label == "tuned retriever, 5 in an ensemble"
+    assert conditions[-2].label == "tuned, ensemble of 5"
     assert len({condition.label for condition in conditions}) == len(conditions)
 
 

@@ -11,16 +11,11 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from replug_client.corpus.records import Example, Passage
+from replug_client.corpus.records import Example
 from replug_client.errors import OptionError, PromptTooLongError, WrongAnswerError
-from replug_client.evaluation.likelihood import (
-    TOO_LONG,
-    LikelihoodTable,
-    bits_per_byte,
-    evaluate_conditions,
-    random_rows,
-    standard_conditions,
-)
+from replug_client.evaluation.conditions import Combination, Condition, Retrieved
+from replug_client.evaluation.likelihood import TOO_LONG, LikelihoodTable, evaluate_conditions
+from replug_client.statistics import bits_per_byte
 from replug_client.supervisor.protocol import Prompt, Score, Supervisor
 
 # A passage's text is its cost: the supervisor below pays that many nats for each token after it.
@@ -34,31 +29,34 @@ class CostStore:
     def __len__(self) -> int:
         return len(COSTS)
 
-    def __getitem__(self, row: int) -> Passage:
-        return Passage(id=f"p{row}", text=COSTS[row])
+    def texts(self, rows: Sequence[int]) -> list[str]:
+        return [COSTS[row] for row in rows]
+
+    def ids(self, rows: Sequence[int]) -> list[str]:
+        return [f"p{row}" for row in rows]
 
 
 class CostBuilder:
-    """Prompt ids that carry the passage's cost in front, in hundredths of a nat."""
+    """Prompt ids with the costs of the passages in front, in hundredths of a nat."""
 
     limit = 100
 
     def build(
         self,
-        passage_text: str,
+        passages: str | Sequence[str],
         query_ids: Sequence[int],
         continuation_ids: Sequence[int],
         label: str,
     ) -> Prompt:
-        cost = NO_PASSAGE_COST if passage_text == "" else float(passage_text)
-        ids = (round(cost * 100), *query_ids, *continuation_ids)
+        costs = [float(text) for text in passages] if passages else [NO_PASSAGE_COST]
+        ids = (*(round(cost * 100) for cost in costs), *query_ids, *continuation_ids)
         if len(ids) > self.limit:
             raise PromptTooLongError(label)
         return Prompt(ids, len(continuation_ids), label)
 
 
 class CostSupervisor:
-    """Pays what the first id says; remembers what it was asked."""
+    """Each token pays what the last id before the query says, the nearest passage; remembers what it was asked."""
 
     name = "cost"
     fingerprint = "cost"
@@ -80,7 +78,7 @@ class CostSupervisor:
         else:
             self.asked.extend(prompts)
             future.set_result(
-                [Score(np.full(p.num_continuation, -p.ids[0] / 100, np.float32)) for p in prompts]
+                [Score(np.full(p.num_continuation, -nearest(p) / 100, np.float32)) for p in prompts]
             )
         self.calls += 1
         self.futures.append(future)
@@ -94,15 +92,29 @@ def example(document: str, tokens: int, num_bytes: int, query_tokens: int = 3) -
     return Example(document, "q", "c", (1,) * query_tokens, (2,) * tokens, num_bytes)
 
 
+def nearest(prompt: Prompt) -> int:
+    return next(token for token in reversed(prompt.ids) if token > 2)
+
+
 def evaluate(
     examples: Sequence[Example],
-    conditions: dict[str, Any],
+    rows: dict[str, Any],
     supervisor: CostSupervisor,
+    similarities: dict[str, Any] | None = None,
     **options: Any,
 ) -> LikelihoodTable:
+    """Conditions by name; the ceiling is over all of the base's."""
+    names = [name.partition(".") for name in rows]
+    conditions = [Condition(first, Combination.parse(how or "first")) for first, _, how in names]
+    found = {
+        name.partition(".")[0]: Retrieved(np.array(lines), (similarities or {}).get(name))
+        for name, lines in rows.items()
+        if lines is not None
+    }
     return evaluate_conditions(
         examples,
-        {name: None if rows is None else np.array(rows) for name, rows in conditions.items()},
+        conditions,
+        found,
         cast(Any, CostStore()),
         cast(Any, CostBuilder()),
         supervisor,
@@ -137,9 +149,9 @@ def test_every_condition_gets_its_own_passage_and_the_ceiling_the_best() -> None
     conditions = {
         "none": None,
         "random": [[3], [3]],
-        "base": [[1], [3]],
+        "base": [[1, 2], [3, 1]],
         "tuned": [[2], [0]],
-        "ceiling": [[1, 2], [3, 1]],
+        "ceiling": None,
     }
     table = evaluate(examples, conditions, CostSupervisor())
     assert table.nll["none"].tolist() == [6.0, 3.0]
@@ -148,6 +160,8 @@ def test_every_condition_gets_its_own_passage_and_the_ceiling_the_best() -> None
     assert table.nll["tuned"].tolist() == [2.0, 0.5]
     assert table.nll["ceiling"].tolist() == [2.0, 2.0]
     assert table.num_tokens.tolist() == [2, 1]
+    assert table.perplexity("base") == pytest.approx(math.exp(8 / 3))
+    assert table.log_likelihood("base") == pytest.approx(-4.0)
     # base 8 nats, tuned 2.5, ceiling 4, over 6 bytes.
     value = json.loads(json.dumps(table.to_json(), allow_nan=False))
     assert value["bits_per_byte"]["base"] == pytest.approx(8 / (6 * math.log(2)))
@@ -159,7 +173,7 @@ def test_every_condition_gets_its_own_passage_and_the_ceiling_the_best() -> None
 
 def test_a_passage_in_several_conditions_is_scored_once() -> None:
     supervisor = CostSupervisor()
-    conditions = {"base": [[1]], "tuned": [[1]], "ceiling": [[1, 2]], "none": None}
+    conditions = {"base.ensemble-2": [[1, 2]], "tuned": [[1]], "ceiling": None, "none": None}
     evaluate([example("a", 1, 1)], conditions, supervisor)
     assert sorted(prompt.ids[0] for prompt in supervisor.asked) == [100, 200, 300]
 
@@ -168,9 +182,10 @@ def test_a_passage_in_several_conditions_is_scored_once() -> None:
 def test_blocks_of_any_size_keep_examples_and_scores_together(size: int) -> None:
     examples = [example(str(i), tokens=i + 1, num_bytes=1) for i in range(7)]
     rows = [[i % 4, (i + 1) % 4] for i in range(7)]
-    table = evaluate(examples, {"c": rows}, CostSupervisor(), examples_per_call=size)
+    conditions = {"base": rows, "ceiling": None}
+    table = evaluate(examples, conditions, CostSupervisor(), examples_per_call=size)
     best = [min(float(COSTS[row]) for row in pair) for pair in rows]
-    assert table.nll["c"].tolist() == [(i + 1) * cost for i, cost in enumerate(best)]
+    assert table.nll["ceiling"].tolist() == [(i + 1) * cost for i, cost in enumerate(best)]
     assert table.document_ids == tuple(str(i) for i in range(7))
 
 
@@ -197,7 +212,7 @@ def test_a_supervisor_error_ends_the_evaluation_and_names_the_pair() -> None:
     assert supervisor.calls < 4
 
 
-@pytest.mark.parametrize("rows", [[[4]], [[-1]], [[0], [0]], [[]], [0]])
+@pytest.mark.parametrize("rows", [[[4]], [[-2]], [[0], [0]], [[]], [0]])
 def test_rows_that_point_nowhere_are_refused(rows: list[Any]) -> None:
     with pytest.raises(ValueError, match="rows"):
         evaluate([example("a", 1, 1)], {"base": rows}, CostSupervisor())
@@ -234,26 +249,39 @@ def test_one_document_has_a_difference_but_no_interval_over_documents() -> None:
     json.dumps(value, allow_nan=False)
 
 
-def test_standard_conditions_take_first_passages_and_the_whole_base_list() -> None:
-    base, tuned = np.array([[1, 2], [3, 0]]), np.array([[0, 1], [2, 3]])
-    conditions = standard_conditions(base, tuned, num_passages=4, seed=3)
-    assert list(conditions) == ["none", "random", "base", "tuned", "ceiling"]
-    assert conditions["none"] is None
-    for name, expected in {
-        "base": [[1], [3]],
-        "tuned": [[0], [2]],
-        "ceiling": base.tolist(),
-    }.items():
-        rows = conditions[name]
-        assert rows is not None
-        assert rows.tolist() == expected
+def test_a_concatenation_is_one_prompt_with_the_most_relevant_next_to_the_query() -> None:
+    supervisor = CostSupervisor()
+    table = evaluate([example("a", 2, 1)], {"base.concat-3": [[1, 2, 3]]}, supervisor)
+    (prompt,) = supervisor.asked
+    assert prompt.ids[:3] == (400, 100, 200)
+    assert prompt.label == "example 0 of document 'a', passages 'p3', 'p2', 'p1'"
+    assert table.nll["base.concat-3"].tolist() == [4.0]
 
 
-def test_random_rows_cover_the_corpus_and_follow_the_seed() -> None:
-    rows = random_rows(2000, 4, seed=1)
-    assert rows.shape == (2000, 1)
-    assert np.bincount(rows[:, 0]).min() > 400
-    assert (rows == random_rows(2000, 4, seed=1)).all()
-    assert (rows != random_rows(2000, 4, seed=2)).any()
-    with pytest.raises(ValueError, match="0 passages"):
-        random_rows(1, 0, seed=1)
+def test_an_ensemble_mixes_probabilities_at_every_token() -> None:
+    # exp(0.4 / 0.2) to 1 over tokens of exp(-2) and exp(-1), each token: log of the weighted mean.
+    heavy = math.e**2 / (1 + math.e**2)
+    per_token = math.log(heavy * math.exp(-2.0) + (1 - heavy) * math.exp(-1.0))
+    table = evaluate(
+        [example("a", 3, 1)],
+        {"base.ensemble-2": [[1, 2]]},
+        CostSupervisor(),
+        {"base.ensemble-2": np.array([[0.5, 0.1]])},
+        temperature=0.2,
+    )
+    assert table.nll["base.ensemble-2"][0] == pytest.approx(-3 * per_token, abs=1e-6)
+
+
+def test_passages_without_similarities_count_alike() -> None:
+    table = evaluate([example("a", 1, 1)], {"random.ensemble-2": [[1, 2]]}, CostSupervisor())
+    expected = -math.log((math.exp(-2.0) + math.exp(-1.0)) / 2)
+    assert table.nll["random.ensemble-2"][0] == pytest.approx(expected, abs=1e-6)
+
+
+def test_where_nothing_was_found_no_passage_is_read_and_the_examples_are_counted() -> None:
+    examples = [example("a", 1, 1), example("b", 1, 1), example("c", 1, 1)]
+    rows = {"bm25.ensemble-2": [[0, 1], [0, -1], [-1, -1]], "none": None}
+    table = evaluate(examples, rows, CostSupervisor())
+    assert table.nll["bm25.ensemble-2"][1:].tolist() == [0.5, NO_PASSAGE_COST]
+    assert table.fewer == {"bm25.ensemble-2": 2}
+    assert table.n == 3

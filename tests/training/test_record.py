@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from replug_client.artefacts import read_json, write_json
+from replug_client.artefacts import plain, read_json, write_json
 from replug_client.corpus.records import Example
 from replug_client.errors import ArtefactError, OptionError
 from replug_client.retriever.encoder import EncoderOptions
@@ -166,9 +166,7 @@ def test_a_damaged_state_says_how_to_go_on(tmp_path: Path) -> None:
 
 
 def test_everything_becomes_plain_json(tmp_path: Path) -> None:
-    value = record.plain(
-        {"options": options_in(tmp_path), 3: (math.nan, -math.inf, 1.5), "path": Path("a/b")}
-    )
+    value = plain({"options": options_in(tmp_path), 3: (math.nan, -math.inf, 1.5), "path": Path("a/b")})
     assert value["3"] == [None, None, 1.5]
     assert value["path"] == "a/b"
     assert value["options"]["target"]["kl"] == "p-q"
