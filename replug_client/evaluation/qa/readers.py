@@ -41,7 +41,7 @@ def read_questions(paths: Sequence[Path]) -> list[Question]:
         CorpusError: a file that cannot be read, a record that is no question, no question at all, or an id that
             stands twice; names file, row and column.
     """
-    files = [file for path in paths for file in _files(path)]
+    files = question_files(paths)
     questions: list[Question] = []
     seen: dict[str, Place] = {}
     for file in files:
@@ -58,6 +58,15 @@ def read_questions(paths: Sequence[Path]) -> list[Question]:
         if len(questions) == found:
             raise CorpusError(f"{file}: no question in it. Expected at least one.")
     return questions
+
+
+def question_files(paths: Sequence[Path]) -> list[Path]:
+    """The files that :func:`read_questions` reads.
+
+    Raises:
+        CorpusError: a folder without any.
+    """
+    return [file for path in paths for file in _files(path)]
 
 
 def _files(path: Path) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,8 @@ def result_of(
     worst: int = 5,
     asked: Mapping[str, Any] | None = None,
     inputs: Mapping[str, str] | None = None,
+    left_out: Mapping[str, int] | None = None,
+    details: Mapping[str, Any] | None = None,
 ) -> EvaluationResult:
     """Tables, verdict and details of what was found.
 
@@ -54,16 +57,18 @@ def result_of(
         worst: How many of the worst answers are shown.
         asked: The options, for the record.
         inputs: What was read, for the record.
+        left_out: What had been left out before, by reason.
+        details: Further ones, for the record.
     """
+    findings = replace(findings, left_out={**(left_out or {}), **findings.left_out})
     tables: list[ResultTable] = []
-    details: dict[str, Any] = {}
+    own: dict[str, Any] = {}
     for part in findings.parts:
-        name = part.name
         tables.extend(_main_tables(part, findings))
         examples = worst_answers(part, findings, worst)
         tables.append(outcomes_table(part, findings, examples))
         tables.append(types_table(part, findings))
-        details[name] = {
+        own[part.name] = {
             "outcomes": {
                 condition: dict(Counter(result.outcome.value for result in results))
                 for condition, results in part.results.items()
@@ -79,7 +84,7 @@ def result_of(
         inputs=inputs or {},
         left_out=findings.left_out,
         verdict=" ".join(_verdict(part, findings) for part in findings.parts).strip(),
-        details=details,
+        details={**own, **(details or {})},
     )
 
 
