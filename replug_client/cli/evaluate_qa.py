@@ -12,7 +12,6 @@ from replug_client.artefacts import atomic_write, default_cache_dir
 from replug_client.cli import evaluate_flags as flags
 from replug_client.cli.flags import (
     FILES,
-    PROMPT,
     BaseUrl,
     CacheDir,
     Concurrency,

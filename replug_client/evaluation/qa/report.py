@@ -24,8 +24,8 @@ _ANSWER_METRICS = (
     Metric("exact_match", "exact match"),
     Metric("f1", "F1"),
     Metric("rouge_l", "ROUGE-L"),
-    Metric("bleu", "BLEU, mean of sentences", digits=2),
-    Metric("corpus_bleu", "BLEU, corpus", digits=2),
+    Metric("bleu", "sentence BLEU", digits=2),
+    Metric("corpus_bleu", "corpus BLEU", digits=2),
 )
 _CHOICE_LABELS = {
     "sum": "accuracy, sum",
