@@ -269,7 +269,7 @@ def _terminal_table(table: ResultTable, *, narrow: bool) -> Table:
     lines = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for place, head in enumerate(heads):
         if place == 0:
-            lines.add_column(Text(shown(head)), min_width=_LEAST_LABEL)
+            lines.add_column(Text(shown(head)), min_width=_LEAST_LABEL, overflow="fold")
             continue
         # Figures and words stay whole: where it is narrow, headings and labels take several lines.
         least = max([*(len(values[place]) for values in rows), *map(len, shown(head).split())], default=1)

@@ -148,7 +148,7 @@ def _main_tables(part: Part, findings: Findings) -> list[ResultTable]:
             metrics=metrics,
             rows=_rows(part, findings, metrics, conditions),
             baseline=_baseline(conditions),
-            notes=[_left_out_note(part, findings)],
+            notes=[_left_out_note(part, findings), *_fewer(part, conditions)],
         )
         for name, label, conditions in _groups(findings.options.conditions)
     ]
@@ -194,6 +194,18 @@ def _columns(results: Sequence[Result]) -> dict[str, list[float]]:
 
 def _difference(own: Sequence[float], base: Sequence[float]) -> Difference:
     return Difference.of(paired_bootstrap(own, base, np.ones(len(own))), _UNITS)
+
+
+def _fewer(part: Part, conditions: Sequence[Condition]) -> Iterator[str]:
+    """Where a retrieval found fewer passages than are combined (BM25, without a word in common)."""
+    for condition in conditions:
+        wanted = 0 if condition.retrieval == NONE else condition.combination.n
+        results = part.results[condition.name]
+        if count := sum(len(result.passages) < wanted for result in results):
+            yield (
+                f"{condition.label}: fewer passages than asked for in {count:,} of {len(results):,} questions; with"
+                " none, no passage was read."
+            )
 
 
 def _left_out_note(part: Part, findings: Findings) -> str:
