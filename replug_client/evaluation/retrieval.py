@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +9,12 @@ from pathlib import Path
 from sentence_transformers import SentenceTransformer
 
 from replug_client.corpus.store import PassageStore
-from replug_client.errors import ArtefactError, StaleArtefactError
 from replug_client.evaluation.comparison import Comparison, QueryComparison, agreement, compare_query
 from replug_client.evaluation.tuned_run import Compared, Query
-from replug_client.retriever.build import build_index
+from replug_client.retriever.build import build_index, usable_shards
 from replug_client.retriever.encoder import EncoderOptions, encode_queries, fingerprint, load_encoder
 from replug_client.retriever.index import PassageIndex, SearchResult
-from replug_client.retriever.shards import Shard, open_shards
-
-logger = logging.getLogger(__name__)
+from replug_client.retriever.shards import Shard
 
 # A passage that is new among the first k is looked for this far down the other list.
 _DEPTH = 100
@@ -68,13 +64,7 @@ def open_retriever(
 
 
 def _opened(patterns: Sequence[str]) -> list[Shard]:
-    if not patterns:
-        return []
-    try:
-        return open_shards(patterns)
-    except (ArtefactError, StaleArtefactError) as error:
-        logger.warning("the run's passage vectors cannot be used, so passages are embedded anew: %s", error)
-        return []
+    return usable_shards(patterns)
 
 
 def _retriever(

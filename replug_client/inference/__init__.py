@@ -13,13 +13,24 @@ if TYPE_CHECKING:
     from replug_client.inference.answerer import Answerer
     from replug_client.inference.answers import Answer, AnswererOptions, Combination
     from replug_client.inference.generation import GenerationOptions
+    from replug_client.inference.replug import Grounded, Replug, ReplugOptions
 
-__all__ = ["Answer", "Answerer", "AnswererOptions", "Combination", "GenerationOptions"]
+__all__ = [
+    "Answer",
+    "Answerer",
+    "AnswererOptions",
+    "Combination",
+    "GenerationOptions",
+    "Grounded",
+    "Replug",
+    "ReplugOptions",
+]
 
 _MODULES = {
     "answerer": ("Answerer",),
     "answers": ("Answer", "AnswererOptions", "Combination"),
     "generation": ("GenerationOptions",),
+    "replug": ("Grounded", "Replug", "ReplugOptions"),
 }
 _HOMES = {name: f"replug_client.inference.{module}" for module, names in _MODULES.items() for name in names}
 

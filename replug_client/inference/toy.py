@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
+from replug_client.corpus.records import Passage
+from replug_client.inference.answerer import Answerer
+from replug_client.retriever.encoder import encode_passages
+from replug_client.retriever.index import ArrayIndex
 from replug_client.supervisor.local import LocalOptions, LocalSupervisor
 from replug_client.supervisor.tokenizer import FolderTokenizer
+
+if TYPE_CHECKING:
+    from replug_client.inference.replug import Replug
 
 
 def toy_lm(texts: Iterable[str], seed: int = 0) -> tuple[LocalSupervisor, FolderTokenizer]:
@@ -26,15 +33,10 @@ def toy_lm(texts: Iterable[str], seed: int = 0) -> tuple[LocalSupervisor, Folder
     """
     from transformers import AutoModelForCausalLM, LlamaConfig
 
-    words = dict.fromkeys(word for text in texts for word, _ in Whitespace().pre_tokenize_str(text))
-    # The canary takes ids up to 52; words that are not needed make room for them.
-    names = ["<s>", "</s>", "[UNK]", *words]
-    names += [f"<{number}>" for number in range(len(names), 64)]
-    backend = Tokenizer(WordLevel({name: number for number, name in enumerate(names)}, unk_token="[UNK]"))
-    backend.pre_tokenizer = Whitespace()
+    backend = _backend(texts)
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(names),
+        vocab_size=backend.get_vocab_size(),
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=1,
@@ -47,3 +49,31 @@ def toy_lm(texts: Iterable[str], seed: int = 0) -> tuple[LocalSupervisor, Folder
     build: Any = AutoModelForCausalLM.from_config
     model = build(config)
     return LocalSupervisor(model, "toy", LocalOptions()), FolderTokenizer(backend, 0, [1])
+
+
+def toy_replug(texts: Sequence[str], seed: int = 0) -> Replug:
+    """The toy LM with an encoder of random word vectors, over these passages; two of them an answer."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Normalize
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    from replug_client.inference.replug import Replug
+
+    texts = list(texts)
+    supervisor, tokenizer = toy_lm(texts, seed)
+    table = StaticEmbedding(_backend(texts), embedding_dim=32)
+    model = SentenceTransformer(modules=[table, Normalize()], device="cpu")
+    index = ArrayIndex(encode_passages(model, texts))
+    passages = [Passage(id=str(number), text=text) for number, text in enumerate(texts)]
+    replug = Replug(model, index, passages, Answerer(supervisor, tokenizer), n_docs=2)
+    replug._owned.append(supervisor)
+    return replug
+
+
+def _backend(texts: Iterable[str]) -> Tokenizer:
+    words = dict.fromkeys(word for text in texts for word, _ in Whitespace().pre_tokenize_str(text))
+    names = ["<s>", "</s>", "[UNK]", *words]
+    names += [f"<{number}>" for number in range(len(names), 64)]  # the canary takes ids up to 52
+    backend = Tokenizer(WordLevel({name: number for number, name in enumerate(names)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = Whitespace()
+    return backend
