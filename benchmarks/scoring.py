@@ -83,12 +83,12 @@ def main() -> None:
         if base_url is None:
             dtype = ["--dtype", given.dtype] if given.dtype else []
             base_url = stack.enter_context(running_server(given.model, [*dtype, *given.server_arguments]))
-        server = _look(base_url, given.model)
+        server = look(base_url, given.model)
         tokens = sum(len(prompt.ids) for prompt in prompts)
         print(
             f"\n{len(prompts)} pairs of {tokens / len(prompts):.0f} tokens, format {server.wire_format.name}"
         )
-        at_once = _best_concurrency(server, prompts)
+        at_once = best_concurrency(server, prompts)
         table = _in_turns(server, prompts, at_once, given.rounds)
         formats = format_table(server.base_url, server.model, prompts[: max(8, given.pairs // 8)])
     if Path(given.model).is_dir():
@@ -134,13 +134,14 @@ def make_pairs(count: int) -> list[Prompt]:
     return prompts
 
 
-def _look(base_url: str, model: str) -> Server:
+def look(base_url: str, model: str) -> Server:
+    """Ask the server as the client does, and note the format that it chose."""
     with RemoteSupervisor(make_client(base_url), model) as supervisor:
         (chosen,) = [f for f in FORMATS if f.name == supervisor.format]
         return Server(base_url, supervisor.name, chosen)
 
 
-def _requests(server: Server, prompts: Sequence[Prompt]) -> list[bytes]:
+def requests_of(server: Server, prompts: Sequence[Prompt]) -> list[bytes]:
     """The requests into which the client puts them."""
     options = ClientOptions()
     most = server.wire_format.max_prompts or options.prompts_per_request
@@ -151,8 +152,9 @@ def _requests(server: Server, prompts: Sequence[Prompt]) -> list[bytes]:
     ]
 
 
-def _best_concurrency(server: Server, prompts: Sequence[Prompt]) -> int:
-    requests = _requests(server, prompts)
+def best_concurrency(server: Server, prompts: Sequence[Prompt]) -> int:
+    """How many requests in flight suit the server best; prints what it tries."""
+    requests = requests_of(server, prompts)
     run_load(server.base_url, requests[:4], 4)  # warm
     rates = {}
     for at_once in _CONCURRENCY:
@@ -165,7 +167,7 @@ def _best_concurrency(server: Server, prompts: Sequence[Prompt]) -> int:
 def _in_turns(
     server: Server, prompts: Sequence[Prompt], at_once: int, rounds: int
 ) -> dict[str, list[Measured]]:
-    requests = _requests(server, prompts)
+    requests = requests_of(server, prompts)
     part = prompts[::_USUAL_PART]
     scores: dict[str, list[Score]] = {}
 
@@ -178,7 +180,7 @@ def _in_turns(
         return measured
 
     def usual() -> Measured:
-        measured, scores["usual"] = _score_as_usual(server, part)
+        measured, scores["usual"] = score_as_usual(server, part)
         return measured
 
     kinds: dict[str, Callable[[], Measured]] = {"ceiling": ceiling, "client": client, "usual": usual}
@@ -187,7 +189,7 @@ def _in_turns(
         for kind, measure in kinds.items():
             found[kind].append(measure())
             print(f"  {kind:<8} {found[kind][-1].rate:7.1f} pairs/s", flush=True)
-    _compare(scores["client"][::_USUAL_PART], scores["usual"])
+    compare(scores["client"][::_USUAL_PART], scores["usual"])
     return found
 
 
@@ -202,7 +204,8 @@ def score_with_client(server: Server, prompts: Sequence[Prompt]) -> tuple[Measur
             cached.close()
 
 
-def _score_as_usual(server: Server, prompts: Sequence[Prompt]) -> tuple[Measured, list[Score]]:
+def score_as_usual(server: Server, prompts: Sequence[Prompt]) -> tuple[Measured, list[Score]]:
+    """One blocking openai request a prompt."""
     client = openai.OpenAI(base_url=server.base_url, api_key=api_key(), max_retries=0)
 
     def one(prompt: Prompt) -> Score:
@@ -226,7 +229,7 @@ def _timed(score: Callable[[], list[Score]], count: int) -> tuple[Measured, list
     return Measured(count / seconds, 1000 * cpu / count), scores
 
 
-def _compare(ours: Sequence[Score], others: Sequence[Score]) -> None:
+def compare(ours: Sequence[Score], others: Sequence[Score]) -> None:
     """Speed counts only where the numbers are the same."""
     largest = max(
         float(np.abs(a.token_log_probs - b.token_log_probs).max()) for a, b in zip(ours, others, strict=True)
