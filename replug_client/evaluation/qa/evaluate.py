@@ -196,6 +196,8 @@ class _Work:
             outcome=Outcome.CORRECT,
             passages=rows,
             weights=tuple(weight.prior for weight in answer.weights),
+            dropped_mass=answer.dropped_mass,
+            uncertain=answer.certain.count(False),
         )
         return self._judged(result, condition, number, correct=scores.exact_match == 1, prediction=text)
 

@@ -73,6 +73,8 @@ class Result:
         weights: Of the passages, λ; empty where there is no mixture.
         scores: Of choices, one figure a choice: ``score``, which they are ranked by, ``log_likelihood`` and
             ``log_likelihood_no_context``.
+        dropped_mass: Of a free answer, one a token: the mixture's mass that the server's top log-probs leave out.
+        uncertain: How many of those tokens the whole vocabulary might have given otherwise.
     """
 
     given: str
@@ -81,6 +83,8 @@ class Result:
     passages: tuple[int, ...]
     weights: tuple[float, ...] = ()
     scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    dropped_mass: tuple[float, ...] = ()
+    uncertain: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,6 +109,11 @@ def per_example(findings: Findings, store: PassageStore) -> Iterator[dict[str, A
                     "answer_rank": None if ranks is None else ranks[number],
                     "passages": store.ids(list(result.passages)) if result.passages else [],
                     "weights": list(result.weights),
+                    **(
+                        {"dropped_mass": list(result.dropped_mass), "uncertain_tokens": result.uncertain}
+                        if part.free
+                        else {}
+                    ),
                     **{name: list(values) for name, values in result.scores.items()},
                 }
 
@@ -148,7 +153,11 @@ def _main_tables(part: Part, findings: Findings) -> list[ResultTable]:
             metrics=metrics,
             rows=_rows(part, findings, metrics, conditions),
             baseline=_baseline(conditions),
-            notes=[_left_out_note(part, findings), *_fewer(part, conditions)],
+            notes=[
+                _left_out_note(part, findings),
+                *_fewer(part, conditions),
+                *_dropped(part, conditions),
+            ],
         )
         for name, label, conditions in _groups(findings.options.conditions)
     ]
@@ -205,6 +214,19 @@ def _fewer(part: Part, conditions: Sequence[Condition]) -> Iterator[str]:
             yield (
                 f"{condition.label}: fewer passages than asked for in {count:,} of {len(results):,} questions; with"
                 " none, no passage was read."
+            )
+
+
+def _dropped(part: Part, conditions: Sequence[Condition]) -> Iterator[str]:
+    """What the truncation of a server's log-probs leaves open in the mixtures; nothing to say where it is exact."""
+    for condition in conditions:
+        results = part.results[condition.name]
+        masses = [mass for result in results for mass in result.dropped_mass]
+        if any(masses):
+            yield (
+                f"{condition.label}: the server's top log-probs leave out {np.mean(masses):.2%} of the mixture's mass"
+                f" (at most {max(masses):.2%}); {sum(result.uncertain for result in results):,} of {len(masses):,}"
+                " tokens might be others with the whole vocabulary."
             )
 
 

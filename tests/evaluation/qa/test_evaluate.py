@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -193,6 +194,17 @@ def test_the_main_table_has_means_differences_and_n() -> None:
     assert rows[TUNED].emphasis
     assert rows["none"].differences["exact_match"].mean == pytest.approx(-0.4)
     assert result.left_out == {"without a known answer": 2}
+
+
+def test_what_truncation_leaves_out_of_a_mixture_is_said() -> None:
+    findings = made_up()
+    (part,) = findings.parts
+    first = replace(part.results[TUNED][0], dropped_mass=(0.125, 0.0625, 0.0), uncertain=1)
+    results = {**part.results, TUNED: [first, *part.results[TUNED][1:]]}
+    found = table(result_of(replace(findings, parts=(replace(part, results=results),))), "answers.first")
+    (note,) = [note for note in found.notes if "log-probs" in note]
+    assert "leave out 6.25% of the mixture's mass (at most 12.50%); 1 of 3 tokens" in note
+    assert not any("log-probs" in note for note in table(result_of(findings), "answers.first").notes)
 
 
 def test_retrieval_says_hits_and_mrr_of_the_answer() -> None:
