@@ -1,11 +1,10 @@
 """Build the demo's data from the standard library of the interpreter that runs this.
 
-Real code, nothing fetched. A retriever for a repository is tuned on the code that is there, and serves the code that
-is written next; so each file is cut in that order. Its first part becomes passages of the corpus, its middle a
-document to train on, and its end a document to be held out: what stands in the library, the earlier part of the same
-file included, must help to predict what comes next. Every eighth file in the order of their paths is not trained on
-at all; its end is the measure for files that are new to the retriever, and each package of the library has its share
-of them. Split, order and content depend on the library's files alone.
+Real code, nothing fetched: of each file the first part becomes passages of the corpus, and the rest a
+document from which examples are cut, so that what stands in the library, the earlier part of the same file
+included, must help to predict what comes next. The documents of every eighth file in the order of their paths are
+held out, so that each package of the library stands in both parts with its share. Split, order and content depend
+on the library's files alone.
 
     python -m demo.stdlib_corpus --output_dir demo/out/data --files 120
 """
@@ -39,39 +38,31 @@ class CorpusOptions:
     Attributes:
         files: How many files to use, chosen by a hash of their names; None for all.
         passage_fraction: The part of each file, in characters and cut at a line, that becomes passages.
-        train_fraction: The part behind it that is trained on; what is left, the file's end, is held out.
         passage_tokens: Tokens of a passage, counted by the supervisor's tokenizer.
         min_passage_tokens: A file's last piece is left out when it is shorter.
-        new_every: One file in so many, in the order of their paths, is new to the retriever: not trained on.
+        held_out_every: One file in so many, in the order of their paths, is held out.
         min_file_bytes: Smaller files are left out.
         tests: Whether the library's own tests are part of it, as far as the interpreter comes with them.
     """
 
     files: int | None = None
     passage_fraction: float = 0.5
-    train_fraction: float = 0.3
     passage_tokens: int = 128
     min_passage_tokens: int = 64
-    new_every: int = 8
+    held_out_every: int = 8
     min_file_bytes: int = 2000
     tests: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("passage_fraction", "train_fraction"):
-            if not 0 < getattr(self, name) < 1:
-                raise OptionError(f"--{name} is {getattr(self, name)}; expected above 0 and below 1")
-        if not self.passage_fraction + self.train_fraction < 1:
-            raise OptionError(
-                f"--passage_fraction {self.passage_fraction} and --train_fraction {self.train_fraction} leave "
-                "nothing of a file to hold out; expected a sum below 1"
-            )
+        if not 0 < self.passage_fraction < 1:
+            raise OptionError(f"--passage_fraction is {self.passage_fraction}; expected above 0 and below 1")
         if not 1 <= self.min_passage_tokens <= self.passage_tokens:
             raise OptionError(
                 f"--min_passage_tokens is {self.min_passage_tokens}; expected 1 to {self.passage_tokens} "
                 "(--passage_tokens)"
             )
-        if self.new_every < 2:
-            raise OptionError(f"--new_every is {self.new_every}; expected 2 or more")
+        if self.held_out_every < 2:
+            raise OptionError(f"--held_out_every is {self.held_out_every}; expected 2 or more")
         if self.files is not None and self.files < 1:
             raise OptionError(f"--files is {self.files}; expected 1 or more, or all")
 
@@ -91,19 +82,17 @@ class CorpusReport:
     passages: Path
     train: Path
     held_out: Path
-    new_files: Path
     num_files: int
     num_passages: int
     num_train: int
     num_held_out: int
-    num_new_files: int
     left_out: Mapping[str, int]
 
 
 def build(
     output_dir: Path, options: CorpusOptions, *, root: Path | None = None, lm: Path = LM_DIR
 ) -> CorpusReport:
-    """Write ``passages.csv``, ``train.csv``, ``held_out.csv``, ``new_files.csv`` and, last, ``manifest.json``.
+    """Write ``passages.csv``, ``train.csv``, ``held_out.csv`` and, last, ``manifest.json``.
 
     Args:
         output_dir: Folder to write to; files of the same names are replaced.
@@ -112,7 +101,7 @@ def build(
         lm: Folder of the supervisor, whose tokenizer measures the passages.
 
     Raises:
-        CorpusError: no usable file below ``root``, or nothing to train on, or nothing held out.
+        CorpusError: no usable file below ``root``, or none for training or none held out.
     """
     root = root or Path(sysconfig.get_paths()["stdlib"])
     tokenizer = Tokenizer.from_file(str(lm / "tokenizer.json"))
@@ -120,36 +109,26 @@ def build(
     chosen = choose(sources, options.files)
     manifest = output_dir / MANIFEST_NAME
     manifest.unlink(missing_ok=True)
-    passages, train, held_out, new_files = (
-        output_dir / f"{name}.csv" for name in ("passages", "train", "held_out", "new_files")
-    )
-    new = new_names(sources, options.new_every)
-    parts: dict[str, list[dict[str, str]]] = {"train": [], "held_out": [], "new_files": []}
-    for source in chosen:
-        middle, end = _documents(source, options)
-        if source.name in new:
-            parts["new_files"].extend(end)
-        else:
-            parts["train"].extend(middle)
-            parts["held_out"].extend(end)
-    if not all(parts.values()):
-        counts = ", ".join(f"{len(documents)} {name}" for name, documents in parts.items())
+    passages, train, held_out = (output_dir / f"{name}.csv" for name in ("passages", "train", "held_out"))
+    documents = [document for source in chosen if (document := _document(source, options))]
+    parts: dict[bool, list[dict[str, str]]] = {False: [], True: []}
+    held = held_out_names(sources, options.held_out_every)
+    for document in documents:
+        parts[document["file"] in held].append(document)
+    if not parts[False] or not parts[True]:
         raise CorpusError(
-            f"{root}: {len(chosen)} files give these documents: {counts}; expected at least one of each. "
-            "Use more --files."
+            f"{root}: of {len(chosen)} files {len(parts[False])} are for training, {len(parts[True])} held "
+            "out; expected at least one of each. Use more --files."
         )
-    columns = ("id", "text", "file")
     rows = (row for source in chosen for row in cut_passages(source, tokenizer, options))
     report = CorpusReport(
         passages=passages,
         train=train,
         held_out=held_out,
-        new_files=new_files,
         num_files=len(chosen),
-        num_passages=_write_csv(passages, (*columns, "line"), rows),
-        num_train=_write_csv(train, columns, parts["train"]),
-        num_held_out=_write_csv(held_out, columns, parts["held_out"]),
-        num_new_files=_write_csv(new_files, columns, parts["new_files"]),
+        num_passages=_write_csv(passages, ("id", "text", "file", "line"), rows),
+        num_train=_write_csv(train, ("id", "text", "file"), parts[False]),
+        num_held_out=_write_csv(held_out, ("id", "text", "file"), parts[True]),
         left_out=left_out,
     )
     write_json(manifest, _manifest(report, options))
@@ -200,7 +179,7 @@ def choose(sources: Sequence[SourceFile], count: int | None) -> list[SourceFile]
     return [source for source in sources if source.name in names]
 
 
-def new_names(sources: Sequence[SourceFile], every: int) -> frozenset[str]:
+def held_out_names(sources: Sequence[SourceFile], every: int) -> frozenset[str]:
     """The last of each ``every`` files of the whole library, in the order of paths, whichever are chosen later.
 
     By order, not by chance: packages differ widely in what retrieval gives (the tables of ``encodings`` gain many
@@ -248,17 +227,9 @@ def _whole_characters(offsets: Sequence[tuple[int, int]], stop: int, start: int)
     )
 
 
-def _documents(
-    source: SourceFile, options: CorpusOptions
-) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """The file's middle and its end, each a document, or none where nothing but space is left for it."""
-    fractions = (options.passage_fraction, options.passage_fraction + options.train_fraction)
-    first, second = (split_at_line(source.text, fraction) for fraction in fractions)
-    middle, end = (
-        [{"id": source.name, "text": text, "file": source.name}] if text.strip() else []
-        for text in (source.text[first:second], source.text[second:])
-    )
-    return middle, end
+def _document(source: SourceFile, options: CorpusOptions) -> dict[str, str] | None:
+    rest = source.text[split_at_line(source.text, options.passage_fraction) :]
+    return {"id": source.name, "text": rest, "file": source.name} if rest.strip() else None
 
 
 def _decode(content: bytes) -> str | None:
@@ -284,7 +255,7 @@ def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, A
 
 
 def _manifest(report: CorpusReport, options: CorpusOptions) -> dict[str, Any]:
-    files = (report.passages, report.train, report.held_out, report.new_files)
+    files = (report.passages, report.train, report.held_out)
     return {
         "python": platform.python_version(),
         "options": asdict(options),
@@ -292,7 +263,6 @@ def _manifest(report: CorpusReport, options: CorpusOptions) -> dict[str, Any]:
         "num_passages": report.num_passages,
         "num_train": report.num_train,
         "num_held_out": report.num_held_out,
-        "num_new_files": report.num_new_files,
         "left_out": dict(report.left_out),
         "sha256": {path.name: sha256_file(path) for path in files},
     }
@@ -306,13 +276,9 @@ def main(
     passage_fraction: Annotated[
         float, typer.Option("--passage_fraction", help="The part of each file that becomes passages.")
     ] = CorpusOptions.passage_fraction,
-    train_fraction: Annotated[
-        float,
-        typer.Option("--train_fraction", help="The part behind it that is trained on; the end is held out."),
-    ] = CorpusOptions.train_fraction,
-    new_every: Annotated[
-        int, typer.Option("--new_every", help="One file in so many is not trained on at all.")
-    ] = CorpusOptions.new_every,
+    held_out_every: Annotated[
+        int, typer.Option("--held_out_every", help="One file in so many is held out.")
+    ] = CorpusOptions.held_out_every,
     tests: Annotated[
         bool, typer.Option("--tests", help="The library's own tests, too, where they are installed.")
     ] = False,
@@ -323,15 +289,13 @@ def main(
     options = CorpusOptions(
         files=None if files == "all" else int(files),
         passage_fraction=passage_fraction,
-        train_fraction=train_fraction,
-        new_every=new_every,
+        held_out_every=held_out_every,
         tests=tests,
     )
     report = build(output_dir, options)
     print(
         f"Python {platform.python_version()}: {report.num_files} files, {report.num_passages} passages, "
-        f"{report.num_train} training, {report.num_held_out} held-out and {report.num_new_files} new documents "
-        f"in {output_dir}"
+        f"{report.num_train} training and {report.num_held_out} held-out documents in {output_dir}"
     )
     print("left out: " + ", ".join(f"{count} {reason}" for reason, count in report.left_out.items()))
 

@@ -23,7 +23,7 @@ from demo.stdlib_corpus import (
 from replug_client.artefacts import sha256_file
 from replug_client.errors import CorpusError, OptionError
 
-NAMES = ("passages.csv", "train.csv", "held_out.csv", "new_files.csv")
+NAMES = ("passages.csv", "train.csv", "held_out.csv")
 
 
 @pytest.fixture(scope="module")
@@ -64,39 +64,26 @@ def test_passages_and_documents_of_a_file_are_disjoint_runs_of_its_text(tmp_path
     passages: dict[str, str] = defaultdict(str)
     for row in rows_of(report.passages):
         passages[row["file"]] += row["text"]
-    middles = {row["file"]: row["text"] for row in rows_of(report.train)}
-    ends = {row["file"]: row["text"] for row in rows_of(report.held_out)}
-    assert len(middles) == report.num_train == 35
-    assert middles.keys() == ends.keys()
-    for file, end in ends.items():
-        text = (tmp_path / "lib" / file).read_text("utf-8")
-        assert passages[file] + middles[file] + end == text
-        assert len(passages[file]) / len(text) == pytest.approx(0.5, abs=0.02)
-        assert len(end) / len(text) == pytest.approx(0.2, abs=0.02)
+    documents = rows_of(report.train) + rows_of(report.held_out)
+    assert len(documents) == report.num_train + report.num_held_out == report.num_files == 40
+    for row in documents:
+        assert passages[row["file"]] + row["text"] == (tmp_path / "lib" / row["file"]).read_text("utf-8")
 
 
-def test_a_new_file_is_not_trained_on_but_its_passages_are_there(tmp_path: Path) -> None:
+def test_a_file_is_either_for_training_or_held_out_whatever_else_is_chosen(tmp_path: Path) -> None:
     write_library(tmp_path / "lib")
-    report = build(tmp_path / "out", CorpusOptions(), root=tmp_path / "lib")
-    new = {row["file"] for row in rows_of(report.new_files)}
-    assert len(new) == report.num_new_files == 5
-    assert new <= {row["file"] for row in rows_of(report.passages)}
-    assert not new & {row["file"] for name in (report.train, report.held_out) for row in rows_of(name)}
-
-
-def test_a_file_is_either_new_or_not_whatever_else_is_chosen(tmp_path: Path) -> None:
-    write_library(tmp_path / "lib")
-    few = build(tmp_path / "few", CorpusOptions(files=20, new_every=3), root=tmp_path / "lib")
-    everything = build(tmp_path / "all", CorpusOptions(new_every=3), root=tmp_path / "lib")
-    new = {row["file"] for row in rows_of(everything.new_files)}
+    few = build(tmp_path / "few", CorpusOptions(files=20, held_out_every=3), root=tmp_path / "lib")
+    everything = build(tmp_path / "all", CorpusOptions(held_out_every=3), root=tmp_path / "lib")
+    held = {row["file"] for row in rows_of(everything.held_out)}
     assert few.num_files == 20
-    assert {row["file"] for row in rows_of(few.new_files)} <= new
-    assert not new & {row["file"] for row in rows_of(few.train)}
+    assert not held & {row["file"] for row in rows_of(everything.train)}
+    assert {row["file"] for row in rows_of(few.held_out)} <= held
+    assert not held & {row["file"] for row in rows_of(few.train)}
 
 
 def test_passages_have_the_asked_length_and_know_their_line(tmp_path: Path, tokenizer: Tokenizer) -> None:
     text = "".join(f"name_{number} = {number}\n" for number in range(400))
-    options = CorpusOptions(passage_fraction=0.6, passage_tokens=50, min_passage_tokens=20)
+    options = CorpusOptions(passage_fraction=0.7, passage_tokens=50, min_passage_tokens=20)
     passages = list(cut_passages(SourceFile("a.py", text), tokenizer, options))
     lengths = [len(tokenizer.encode(p["text"], add_special_tokens=False).ids) for p in passages]
     assert lengths[:-1] == [50] * (len(passages) - 1)
@@ -111,14 +98,10 @@ def test_no_character_is_cut_even_where_one_takes_more_tokens_than_a_passage_has
 ) -> None:
     text = "é🙂日本語\n" * 30
     options = CorpusOptions(
-        passage_fraction=0.9,
-        train_fraction=0.05,
-        passage_tokens=passage_tokens,
-        min_passage_tokens=1,
-        new_every=2,
+        passage_fraction=0.99, passage_tokens=passage_tokens, min_passage_tokens=1, held_out_every=2
     )
     passages = list(cut_passages(SourceFile("a.py", text), tokenizer, options))
-    cut = split_at_line(text, 0.9)
+    cut = split_at_line(text, 0.99)
     kept = "".join(p["text"] for p in passages)
     assert kept.replace("\n", "") == text[:cut].replace("\n", "")  # pieces of nothing but space are left out
     assert len({p["id"] for p in passages}) == len(passages)
@@ -170,9 +153,7 @@ def test_a_split_without_held_out_files_is_refused_and_leaves_no_manifest(tmp_pa
         {"passage_fraction": 0.0},
         {"min_passage_tokens": 129},
         {"min_passage_tokens": 0},
-        {"train_fraction": 0.0},
-        {"passage_fraction": 0.7, "train_fraction": 0.3},
-        {"new_every": 1},
+        {"held_out_every": 1},
         {"files": 0},
     ],
 )

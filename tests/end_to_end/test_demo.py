@@ -27,7 +27,7 @@ def small_plan(folder: Path) -> Plan:
     """The demo's plan at a size of seconds. Halves are held out, so that no Python leaves a side empty."""
     return Plan(
         folder=folder,
-        corpus=CorpusOptions(files=12, new_every=2),
+        corpus=CorpusOptions(files=12, held_out_every=2),
         train={
             "n_docs": "2",
             "bm25_docs": "2",
@@ -81,7 +81,7 @@ def results(demo: tuple[Plan, str]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def evaluation(demo: tuple[Plan, str]) -> EvaluationResult:
-    return EvaluationResult.read(demo[0].folder / "retriever" / "evaluation_lm_held_out.json")
+    return EvaluationResult.read(demo[0].folder / "retriever" / "evaluation_lm.json")
 
 
 def test_the_table_has_every_condition_and_the_paired_difference(results: dict[str, Any]) -> None:
@@ -141,6 +141,6 @@ def test_the_second_time_nothing_is_embedded_trained_or_scored(
     assert json.loads(plan.results.read_text()) == results
     assert made(plan.folder) == before
     assert scores_kept(plan.folder) == scores
-    again = EvaluationResult.read(plan.folder / "retriever" / "evaluation_lm_held_out.json")
+    again = EvaluationResult.read(plan.folder / "retriever" / "evaluation_lm.json")
     assert again.details["scores"]["asked"] == 0
     assert again.details["scores"]["from_the_cache"] > 0
