@@ -32,6 +32,10 @@ class ArtefactError(ReplugError):
     """An artefact is missing, incomplete or damaged."""
 
 
+class DownloadError(ReplugError):
+    """A file that could not be fetched, or is not the file that was published under its name."""
+
+
 class SupervisorError(ReplugError):
     """The supervisor could not give a score.
 

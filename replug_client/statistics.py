@@ -1,4 +1,4 @@
-"""Bits per byte, and the interval of a paired difference: bootstrap over examples or over their documents."""
+"""Bits per byte; how sure a paired difference is: bootstrap intervals, randomisation tests, several comparisons."""
 
 from __future__ import annotations
 
@@ -109,6 +109,68 @@ def paired_bootstrap(
         tail = (1.0 - confidence) / 2.0
         low, high = (float(value) for value in np.quantile(drawn, [tail, 1.0 - tail]))
     return PairedDifference(mean, low, high, len(weight), len(above), confidence)
+
+
+def paired_randomisation(
+    first: npt.ArrayLike,
+    second: npt.ArrayLike,
+    weights: npt.ArrayLike,
+    *,
+    clusters: Sequence[str] | None = None,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> float:
+    """Two-sided p-value of ``sum(first) - sum(second)`` under random swaps of a pair's two sides.
+
+    Fisher's randomisation test, which for retrieval is to be preferred to Wilcoxon's and the sign test (Smucker,
+    Allan & Carterette 2007, CIKM). With ``clusters`` the pairs of one cluster are swapped together. Where there are
+    no more ways to swap than ``resamples``, all are taken and p is exact; else p is ``(count + 1) / (resamples + 1)``,
+    which is never 0.
+
+    Args:
+        first: ``(n,)`` one figure per item, already multiplied by its weight, as for :func:`paired_bootstrap`.
+        second: ``(n,)`` the same items under the other condition.
+        weights: ``(n,)`` positive; they only pass the same checks.
+        clusters: ``n`` names; None swaps single items.
+        resamples: Number of random swaps.
+        seed: The same seed gives the same p.
+
+    Raises:
+        ValueError: as :func:`paired_bootstrap`.
+    """
+    above = _checked(first, second, weights)
+    if resamples < 1:
+        raise ValueError(f"resamples must be at least 1, found {resamples}")
+    above, _ = _sums_by_cluster(above, np.asarray(weights, dtype=np.float64), clusters)
+    above = above[above != 0]  # a swap of equals changes nothing
+    # A sum in another order differs in its last bits; such sums are equal.
+    observed = abs(above.sum()) - 1e-12 * np.abs(above).sum()
+    units = len(above)
+    if 2.0**units <= resamples:
+        signs = 1 - 2 * ((np.arange(2**units)[:, None] >> np.arange(units)) & 1)
+        return float(np.mean(np.abs(signs @ above) >= observed))
+    rng = np.random.default_rng(seed)
+    block = max(1, _UNITS_PER_BLOCK // units)
+    count = 0
+    for start in range(0, resamples, block):
+        drawn = rng.integers(2, size=(min(block, resamples - start), units), dtype=np.int8)
+        count += int((np.abs((1.0 - 2.0 * drawn) @ above) >= observed).sum())
+    return (count + 1) / (resamples + 1)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values adjusted for their number (Holm 1979): one below 0.05 is among at most 5 % of families with an error.
+
+    Returns:
+        In the order given; each at least its own p-value, at most 1.
+    """
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    adjusted = [0.0] * len(p_values)
+    highest = 0.0
+    for number, place in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - number) * p_values[place]))
+        adjusted[place] = highest
+    return adjusted
 
 
 def _checked(first: npt.ArrayLike, second: npt.ArrayLike, weights: npt.ArrayLike) -> npt.NDArray[np.float64]:

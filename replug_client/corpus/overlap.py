@@ -13,7 +13,7 @@ from replug_client.corpus.store import PassageStore
 from replug_client.corpus.unique import HashIndex, hash64
 
 _CHUNK_TOKENS = 1 << 18
-_Words = npt.NDArray[np.uint64]
+Words = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +104,27 @@ def ngram_overlap(
     return found
 
 
+def ngram_hashes(
+    sequences: Sequence[npt.NDArray[np.int64]], n: int
+) -> tuple[Words, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The runs of ``n`` ids in each sequence; a sequence shorter than that, but not empty, is one run of its own.
+
+    A short run has the hash of another one only where both are whole sequences of the same length.
+
+    Returns:
+        64-bit hash, number of the sequence, and start in it, of each run: ``(runs,)`` each.
+    """
+    hashes, owners, places = _ngrams(sequences, n)
+    lengths = np.array([len(ids) for ids in sequences], dtype=np.int64)
+    parts = [(hashes, owners, places)]
+    for length in np.unique(lengths[(lengths > 0) & (lengths < n)]).tolist():
+        numbers = np.flatnonzero(lengths == length)
+        short = _ngrams([sequences[number] for number in numbers], length)[0]
+        parts.append((short ^ _mixed(np.array([~length])), numbers, np.zeros_like(numbers)))
+    joined = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    return next(joined), next(joined), next(joined)
+
+
 def _folded(text: str) -> str:
     return " ".join(text.split())
 
@@ -123,7 +144,7 @@ def _chunks(passages_ids: Iterable[Sequence[int]]) -> Iterator[list[npt.NDArray[
 
 def _ngrams(
     sequences: Sequence[npt.NDArray[np.int64]], n: int
-) -> tuple[_Words, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+) -> tuple[Words, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Hash, sequence number and start of each run of ``n`` ids; no run spans two sequences."""
     lengths = np.array([len(ids) for ids in sequences], dtype=np.int64)
     owners = np.repeat(np.arange(len(sequences)), lengths)
@@ -135,14 +156,19 @@ def _ngrams(
     return hashes[within], owners[:count][within], places[:count][within]
 
 
-def _rolling_hashes(ids: npt.NDArray[np.int64], n: int) -> _Words:
-    """Polynomial hashes modulo 2^64 of every run of ``n`` ids, after mixing each id's bits (splitmix64)."""
-    mixed = ids.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed ^= mixed >> np.uint64(31)
+def _rolling_hashes(ids: npt.NDArray[np.int64], n: int) -> Words:
+    """Polynomial hashes modulo 2^64 of every run of ``n`` ids, after mixing each id's bits."""
+    mixed = _mixed(ids)
     count = max(0, len(ids) - n + 1)
     hashes = np.zeros(count, dtype=np.uint64)
     for offset in range(n):
         hashes = hashes * np.uint64(0x100000001B3) + mixed[offset : offset + count]
     return hashes
+
+
+def _mixed(ids: npt.NDArray[np.int64]) -> Words:
+    """Splitmix64's last step: near ids get bits that have nothing in common."""
+    mixed = ids.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(mixed ^ (mixed >> np.uint64(31)), dtype=np.uint64)

@@ -52,7 +52,7 @@ class FileSource:
         return str(self.path)
 
     def __iter__(self) -> Iterator[Passage]:
-        return _checked(self.name, self._located, self._columns.id)
+        return checked_passages(self.name, self._located, self._columns.id)
 
     def _located(self) -> Iterator[tuple[Place, Passage]]:
         with file_errors(self.path):
@@ -72,7 +72,7 @@ class MemorySource:
         return self._name
 
     def __iter__(self) -> Iterator[Passage]:
-        return _checked(self._name, self._located, "id")
+        return checked_passages(self._name, self._located, "id")
 
     def _located(self) -> Iterator[tuple[Place, Passage]]:
         for record, passage in enumerate(self._passages, 1):
@@ -82,10 +82,14 @@ class MemorySource:
             yield place, passage
 
 
-def _checked(
+def checked_passages(
     name: str, located: Callable[[], Iterator[tuple[Place, Passage]]], column: str
 ) -> Iterator[Passage]:
-    """The passages of ``located``, which may be called again; then what only the end can tell."""
+    """The passages of ``located``, which may be called again; then what only the end can tell.
+
+    Raises:
+        CorpusError: as :class:`PassageSource`.
+    """
     empty = True
     with IdSpool() as ids:
         for _, passage in located():

@@ -126,7 +126,7 @@ def _id_text(place: Place, column: str, value: Any) -> str:
         raise place.error(f"found {found}; an id is text or a whole number. Write it as text.", column=column)
     if not value:
         raise place.error("the id is empty. Give each row an id of its own.", column=column)
-    return _encodable(place, column, value)
+    return encodable(place, column, value)
 
 
 def _body(place: Place, column: str, value: Any) -> str:
@@ -137,7 +137,7 @@ def _body(place: Place, column: str, value: Any) -> str:
         raise place.error(
             f"found {type(value).__name__}, expected text. Write it as a string.", column=column
         )
-    return _encodable(place, column, value)
+    return encodable(place, column, value)
 
 
 def _as_text(place: Place, column: str, value: Any) -> str | None:
@@ -146,10 +146,15 @@ def _as_text(place: Place, column: str, value: Any) -> str | None:
     if not isinstance(value, str):
         plain = isinstance(value, bool | int | float | list | dict)
         value = json.dumps(value, ensure_ascii=False, default=str) if plain else str(value)
-    return _encodable(place, column, value)
+    return encodable(place, column, value)
 
 
-def _encodable(place: Place, column: str, value: str) -> str:
+def encodable(place: Place, column: str, value: str) -> str:
+    """``value`` as it is.
+
+    Raises:
+        CorpusError: it holds half a surrogate pair, which UTF-8 cannot write.
+    """
     if not value.isascii() and (half := _SURROGATE.search(value)):
         raise place.error(
             f"U+{ord(half.group()):04X} (after {half.start()} characters) is half a surrogate pair, not a "

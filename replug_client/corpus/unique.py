@@ -7,7 +7,7 @@ import tempfile
 from array import array
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import IO
+from typing import IO, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -39,10 +39,10 @@ class HashIndex:
         return [int(row) for row in self._rows[first:last]]
 
 
-class IdSpool:
-    """Collects hashes of ids; what exceeds ``run_length`` goes to a temporary file as sorted runs.
+class HashSpool:
+    """Collects 64-bit hashes; what exceeds ``run_length`` goes to a temporary file as sorted runs.
 
-    Memory: about three times ``run_length`` words of 8 bytes, however many ids are added.
+    Memory: about three times ``run_length`` words of 8 bytes, however many are added.
     """
 
     def __init__(self, run_length: int = _RUN) -> None:
@@ -51,7 +51,7 @@ class IdSpool:
         self._spool: IO[bytes] | None = None
         self._runs: list[int] = []
 
-    def __enter__(self) -> IdSpool:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -60,20 +60,17 @@ class IdSpool:
         if self._spool is not None:
             self._spool.close()
 
-    def add(self, id_: str) -> None:
-        """Take one id."""
-        self._pending.append(hash64(id_))
+    def append(self, hash_: int) -> None:
+        """Take one hash."""
+        self._pending.append(hash_)
         if len(self._pending) >= self._run_length:
             self._flush()
 
-    def suspects(self) -> set[int]:
-        """Hashes that were added more than once; at most some dozens of them."""
-        found: set[int] = set()
-        for hashes in self._sorted_slices():
-            found.update(np.unique(hashes[1:][hashes[1:] == hashes[:-1]])[:_SUSPECTS].tolist())
-            if len(found) >= _SUSPECTS:
-                break
-        return found
+    def extend(self, hashes: npt.NDArray[np.uint64]) -> None:
+        """Take some, ``(n,)``."""
+        self._pending.frombytes(hashes.astype(np.uint64, copy=False).tobytes())
+        if len(self._pending) >= self._run_length:
+            self._flush()
 
     def _flush(self) -> None:
         if self._spool is None:
@@ -83,7 +80,7 @@ class IdSpool:
         self._runs.append(len(run))
         self._pending = array("Q")
 
-    def _sorted_slices(self) -> Iterator[npt.NDArray[np.uint64]]:
+    def sorted_slices(self) -> Iterator[npt.NDArray[np.uint64]]:
         """All hashes, sorted, in slices of the hash space; equal ones never fall into two slices."""
         pending = np.sort(np.frombuffer(self._pending, dtype=_WORD))
         if self._spool is None:
@@ -100,6 +97,23 @@ class IdSpool:
             yield np.sort(
                 np.concatenate([run[b[part] : b[part + 1]] for run, b in zip(runs, bounds, strict=True)])
             )
+
+
+class IdSpool(HashSpool):
+    """Collects hashes of ids, to find those that stand twice."""
+
+    def add(self, id_: str) -> None:
+        """Take one id."""
+        self.append(hash64(id_))
+
+    def suspects(self) -> set[int]:
+        """Hashes that were added more than once; at most some dozens of them."""
+        found: set[int] = set()
+        for hashes in self.sorted_slices():
+            found.update(np.unique(hashes[1:][hashes[1:] == hashes[:-1]])[:_SUSPECTS].tolist())
+            if len(found) >= _SUSPECTS:
+                break
+        return found
 
 
 def refuse_duplicate(suspects: set[int], second_look: Iterable[tuple[Place, str]], column: str) -> None:

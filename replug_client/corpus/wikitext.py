@@ -12,7 +12,7 @@ from replug_client.errors import CorpusError
 
 TEXT_SUFFIXES = (".txt", ".tokens", ".raw", ".text")
 # `` = Valkyria Chronicles III = `` is an article; `` = = Gameplay = = `` a section of one.
-_HEADING = re.compile(r"\s?= (?!= )(.*[^=\s]) =\s*")
+IS_TITLE = re.compile(r"\s?= (?!= )(.*[^=\s]) =\s*")
 
 
 def text_documents(path: Path, advance: Advance = lambda _: None) -> Iterator[Document]:
@@ -52,7 +52,7 @@ def articles(lines: Iterable[str]) -> Iterator[tuple[str | None, str]]:
     collected: list[str] = []
     begun, split, after_blank = False, False, True
     for line in lines:
-        heading = _HEADING.fullmatch(line) if after_blank else None
+        heading = IS_TITLE.fullmatch(line) if after_blank else None
         if heading is not None and (split or not begun):
             if begun and split:
                 yield title, "".join(collected)

@@ -33,11 +33,16 @@ def tokenize(text: str) -> Iterator[str]:
 
     ``getHTTPResponse_v2`` gives ``gethttpresponse_v2 get http response v 2``; prose gives its words.
     """
-    for word in _WORD.findall(text):
-        yield word.lower()
-        parts = _PART.findall(word)
-        if len(parts) > 1:
-            yield from (part.lower() for part in parts)
+    for word in token_spans(text):
+        for start, end in word:
+            yield text[start:end].lower()
+
+
+def token_spans(text: str) -> Iterator[list[tuple[int, int]]]:
+    """Where the words stand, ``(start, end)``: for each its own place, and then its parts' where it has several."""
+    for word in _WORD.finditer(text):
+        parts = [(part.start(), part.end()) for part in _PART.finditer(text, *word.span())]
+        yield [word.span(), *(parts if len(parts) > 1 else ())]
 
 
 class LexicalIndex:
@@ -76,15 +81,23 @@ class LexicalIndex:
         Raises:
             OptionError: ``k`` below 1.
         """
+        return self.search_scored(queries, k)[1]
+
+    def search_scored(
+        self, queries: Sequence[str], k: int
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+        """As :meth:`search`, with the scores: two ``(B, min(k, len(self)))``; 0 where there is no passage."""
         if k < 1:
             raise OptionError(f"k = {k} passages asked for: expected at least 1.")
         rows = np.full((len(queries), min(k, len(self))), NO_PASSAGE, dtype=np.int64)
+        scores = np.zeros(rows.shape)
         with progress("Searching with BM25", len(queries), "queries") as advance:
-            for line, query in zip(rows, queries, strict=True):
-                found = self._best(query, len(line))
-                line[: len(found)] = found
+            for query, line, values in zip(queries, rows, scores, strict=True):
+                of_all = self._score(query)
+                found = _best(of_all, len(line))
+                line[: len(found)], values[: len(found)] = found, of_all[found]
                 advance(1)
-        return rows
+        return scores, rows
 
     def _read(self, texts: Iterable[str]) -> list[npt.NDArray[np.int32]]:
         words = self._words
@@ -95,14 +108,6 @@ class LexicalIndex:
                 passages.append(np.array(ids, dtype=np.int32))
                 advance(1)
         return passages
-
-    def _best(self, query: str, k: int) -> npt.NDArray[np.int64]:
-        scores = self._score(query)
-        candidates = np.flatnonzero(scores > 0)
-        if len(candidates) > k:
-            kth = np.partition(scores[candidates], -k)[-k]
-            candidates = candidates[scores[candidates] >= kth]
-        return candidates[np.argsort(-scores[candidates], kind="stable")][:k]
 
     def _score(self, query: str) -> npt.NDArray[np.float64]:
         """BM25 of every passage, ``(n,)``: a word that the query repeats counts as often."""
@@ -115,6 +120,15 @@ class LexicalIndex:
             [self._scores[span] * count for span, count in zip(spans, counts.values(), strict=True)]
         )
         return np.bincount(passages, weights=scores, minlength=len(self)).astype(np.float64, copy=False)
+
+
+def _best(scores: npt.NDArray[np.float64], k: int) -> npt.NDArray[np.int64]:
+    """The k positions with the highest scores above 0, best first; equal scores by position."""
+    candidates = np.flatnonzero(scores > 0)
+    if len(candidates) > k:
+        kth = np.partition(scores[candidates], -k)[-k]
+        candidates = candidates[scores[candidates] >= kth]
+    return candidates[np.argsort(-scores[candidates], kind="stable")][:k]
 
 
 def _postings(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
@@ -199,6 +200,8 @@ class RemoteSupervisor:
         options = self._options
         lengths = [len(prompt.ids) for prompt in prompts]
         most = min(options.prompts_per_request, self._format.max_prompts or options.prompts_per_request)
+        # A submission of few short prompts would be one request otherwise, and leave the other servers idle.
+        most = min(most, math.ceil(len(prompts) / len(self._endpoints)) or 1)
         chunks = list(batches(lengths, options.tokens_per_request, most))
         # A server that is gone ends the submission at once; a refused prompt only after its neighbours.
         parts = await all_or_none(

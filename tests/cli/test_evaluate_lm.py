@@ -14,12 +14,14 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from replug_client.cli.app import main
+from replug_client.evaluation.likelihood import TOO_LONG
 from replug_client.evaluation.per_example import read_per_example
 from replug_client.evaluation.results import EvaluationResult
 from replug_client.supervisor.prompts import PromptBuilder
 from replug_client.supervisor.protocol import Prompt
 from replug_client.supervisor.tokenizer import load_tokenizer
 from tests.retriever.tiny import WORDS, corpus_file, saved_encoder
+from tests.supervisor.fake_server import MODEL, FakeServer, running
 from tests.supervisor.reference import DEMO_LM, reference_log_probs
 
 CONTEXT, PRED, LONGEST, GAMMA = 6, 5, 24, 0.3
@@ -223,6 +225,27 @@ def test_sliding_windows_score_each_token_of_a_text_once(place: Path, run: Run) 
     assert rows["none"].values["perplexity"] == pytest.approx(math.exp(-total / result.details["tokens"]))
     assert result.tables[0].baseline == "none"
     assert result.verdict == ""
+
+
+def test_several_servers_share_the_prompts_and_one_too_long_leaves_its_example_out(
+    place: Path, run: Run
+) -> None:
+    text = "a" * 90 + "b" * 90
+    (place / "letters.txt").write_text(text)
+    with running(FakeServer()) as one, running(FakeServer()) as two:
+        result = run(
+            *("--model", MODEL, "--base_url", one.base_url, "--base_url", two.base_url),
+            *("--passages", place / "corpus.jsonl", "--data", place / "letters.txt"),
+            *("--conditions", "none", "random", "--combinations", "first", "ensemble-2", "concat-5"),
+            *("--context_len", 60, "--pred_len", 30, "--min_pred_len", 10, "--retrieved_max_length", 40),
+            *("--sliding", "--cache_dir", place / "served"),
+        )
+        asked = sum(len(request["prompt"]) for server in (one, two) for request in server.requests)
+        assert one.complaints == two.complaints == []
+    # Five passages, 205 tokens, and 61 to 90 of a window exceed the server's 257; the first window has 31.
+    assert result.tables[0].rows[0].n == 1
+    assert result.left_out[TOO_LONG] == 5
+    assert 1 + 2 + 1 <= asked <= 1 + 2 + 1 + 8, "and a few to get to know the servers"
 
 
 def test_json_alone_goes_to_stdout(place: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,7 +25,8 @@ TOLERANCE = 1e-4
 def options(tmp_path: Path) -> LMOptions:
     """This project's own code behind other parts of it; for the LM in this process."""
     sources = sorted((ROOT / "replug_client" / "supervisor").glob("*.py"))
-    pieces = [path.read_text()[at : at + 400] for path in sources for at in (0, 800)]
+    texts = [path.read_text() for path in sources]
+    pieces = [text[at : at + 400] for text in texts for at in range(0, len(text) - 400, 2000)]
     document = tmp_path / "client.txt"
     document.write_text((ROOT / "replug_client" / "retriever" / "index.py").read_text()[:3000])
     return LMOptions(
