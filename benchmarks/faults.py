@@ -23,13 +23,14 @@ from benchmarks import _stand_in
 from replug_client.errors import ReplugError
 from replug_client.progress import configure_logging
 from replug_client.supervisor.canary import CANARY
-from replug_client.supervisor.client import RemoteSupervisor
+from replug_client.supervisor.client import ClientOptions, RemoteSupervisor
 from replug_client.supervisor.endpoint import make_client
 from replug_client.supervisor.protocol import Prompt, Score, StreamingSupervisor
 from tests.faults.faults import TRANSIENT
 from tests.faults.proxy import Counts, FaultProxy
 
 _TIMEOUT = 5.0  # seconds for an answer
+_PROMPTS_PER_REQUEST = 8  # fewer than a client takes by default: each fault is to strike many requests
 _OUTAGE = 20.0  # seconds; longer than all attempts of a request take
 _ROW = "{:<26}{:>6}{:>8}{:>6}{:>7}{:>8}{:>13}{:>9}{:>9}"
 
@@ -99,7 +100,8 @@ def _server(base_url: str | None) -> Iterator[str]:
 
 
 def _open(base_url: str, model: str) -> RemoteSupervisor:
-    return RemoteSupervisor(make_client(base_url, timeout=_TIMEOUT), model)
+    options = ClientOptions(prompts_per_request=_PROMPTS_PER_REQUEST)
+    return RemoteSupervisor(make_client(base_url, timeout=_TIMEOUT), model, options)
 
 
 def _prompts(count: int, longest: int) -> list[Prompt]:

@@ -39,6 +39,7 @@ class Plan:
         results: Where the table goes as JSON.
         command: What a person types to run it again.
         combinations: How the table's passages are read.
+        new_files: Whether the files that are new to the retriever are evaluated, too.
     """
 
     folder: Path
@@ -48,6 +49,7 @@ class Plan:
     results: Path
     command: str
     combinations: str = "first ensemble-3"
+    new_files: bool = False
     common: dict[str, str] = field(
         default_factory=lambda: {
             "supervisor": "local",
@@ -67,7 +69,8 @@ class Plan:
             "temperature_gold": "0.02",
             "per_gpu_batch_size": "32",
             "index_negatives": "3000",
-            "learning_rate": "1e-4",
+            "learning_rate": "1.5e-4",
+            "epochs": "2",
             "n_docs": "4",
             "bm25_docs": "4",
             "random_docs": "0",
@@ -87,12 +90,13 @@ DEMO = Plan(
 )
 FULL = Plan(
     folder=Path("demo/experiment"),
-    corpus=CorpusOptions(tests=True),
-    # With the tests there is enough for windows that do not overlap: more code for the same number of scores.
-    train={"max_validation": "1000", "stride": "128"},
+    corpus=CorpusOptions(),
+    train={"max_validation": "300", "validation_fraction": "0.03"},
     max_held_out=None,
     results=Path("docs/experiment.json"),
     command="make experiment",
+    combinations="first",
+    new_files=True,
 )
 
 
@@ -116,9 +120,12 @@ def run(plan: Plan, console: Console | None = None) -> None:
     _command(console, "generate_passage_embeddings.py", embed_flags(plan, base))
     console.rule("Tune the retriever")
     _command(console, "run_replug_lsr.py", train_flags(plan, base))
-    console.rule("Does it help the language model, on files that it was not trained on?")
+    console.rule("Does it help the language model, on code that comes after what the retriever was tuned on?")
     table = table_options(plan, folder / "retriever", plan.results)
     _command(console, EVALUATE, evaluate_flags(table))
+    if (new := table.on_new_files) is not None:
+        console.rule("And on files that are new to it?")
+        _command(console, EVALUATE, evaluate_flags(new))
     write_results(table)
     compare = {
         "run": str(folder / "retriever"),
@@ -154,6 +161,7 @@ def table_options(plan: Plan, tuned: Path, results: Path) -> TableOptions:
         results=results,
         combinations=plan.combinations,
         max_examples=plan.max_held_out,
+        new_files=plan.folder / "data" / "new_files.csv" if plan.new_files else None,
     )
 
 
@@ -194,8 +202,8 @@ def _build_corpus(plan: Plan, console: Console) -> None:
     console.rule("Passages and documents from this Python's own standard library")
     report = stdlib_corpus.build(plan.folder / "data", plan.corpus)
     console.print(
-        f"{report.num_files} files: the first half of each in {report.num_passages:,} passages; of the rest, "
-        f"{report.num_train} documents to train on and {report.num_held_out} held out"
+        f"{report.num_files} files: the first half of each in {report.num_passages:,} passages; what comes next in "
+        f"{report.num_train} of them to train on, their ends held out; {report.num_new_files} files are not trained on"
     )
 
 

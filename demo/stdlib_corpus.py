@@ -120,7 +120,7 @@ def build(
     chosen = choose(sources, options.files)
     manifest = output_dir / MANIFEST_NAME
     manifest.unlink(missing_ok=True)
-    passages, *others = (
+    passages, train, held_out, new_files = (
         output_dir / f"{name}.csv" for name in ("passages", "train", "held_out", "new_files")
     )
     new = new_names(sources, options.new_every)
@@ -141,14 +141,15 @@ def build(
     columns = ("id", "text", "file")
     rows = (row for source in chosen for row in cut_passages(source, tokenizer, options))
     report = CorpusReport(
-        passages,
-        *others,
+        passages=passages,
+        train=train,
+        held_out=held_out,
+        new_files=new_files,
         num_files=len(chosen),
         num_passages=_write_csv(passages, (*columns, "line"), rows),
-        **{
-            f"num_{name}": _write_csv(path, columns, parts[name])
-            for name, path in zip(parts, others, strict=True)
-        },
+        num_train=_write_csv(train, columns, parts["train"]),
+        num_held_out=_write_csv(held_out, columns, parts["held_out"]),
+        num_new_files=_write_csv(new_files, columns, parts["new_files"]),
         left_out=left_out,
     )
     write_json(manifest, _manifest(report, options))

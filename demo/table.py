@@ -31,6 +31,7 @@ class TableOptions:
         results: Where the figures go as JSON.
         combinations: How passages are read.
         max_examples: At most this many examples; None takes all.
+        new_files: Documents of files that the retriever was not tuned on at all, for a table of their own; or None.
     """
 
     run: Path
@@ -39,16 +40,25 @@ class TableOptions:
     results: Path
     combinations: str = "first"
     max_examples: int | None = None
+    new_files: Path | None = None
 
     @property
     def evaluation(self) -> Path:
         """What the command found, beside the retriever."""
-        return self.run / "evaluation_lm.json"
+        return self.run / f"evaluation_lm_{self.held_out.stem}.json"
 
     @property
     def per_example(self) -> Path:
         """The same for every example."""
-        return self.run / "evaluation_lm.examples.jsonl"
+        return self.evaluation.with_suffix(".examples.jsonl")
+
+    @property
+    def on_new_files(self) -> TableOptions | None:
+        """The same on the files that are new to the retriever."""
+        if self.new_files is None:
+            return None
+        results = self.results.with_name(f"{self.results.stem}_new_files.json")
+        return replace(self, held_out=self.new_files, new_files=None, results=results, combinations="first")
 
 
 def evaluate_flags(options: TableOptions) -> dict[str, str]:
@@ -68,7 +78,18 @@ def evaluate_flags(options: TableOptions) -> dict[str, str]:
 
 
 def write_results(options: TableOptions) -> LikelihoodTable:
-    """From what the command found, the figures of first passages, over all examples and by package, as JSON."""
+    """From what the command found, the figures of first passages, over all examples and by package, as JSON.
+
+    Those on new files stand under ``new_files``. Gives all conditions of the held-out examples back.
+    """
+    table, figures = _read(options)
+    if (new := options.on_new_files) is not None:
+        figures["new_files"] = _read(new)[1]
+    write_json(options.results, figures)
+    return table
+
+
+def _read(options: TableOptions) -> tuple[LikelihoodTable, dict[str, Any]]:
     result = EvaluationResult.read(options.evaluation)
     table = replace(read_per_example(options.per_example), left_out=result.left_out)
     first = replace(table, nll={name: nll for name, nll in table.nll.items() if "." not in name})
@@ -79,8 +100,7 @@ def write_results(options: TableOptions) -> LikelihoodTable:
         "combined": {name: table.bits_per_byte(name) for name in table.nll if name not in first.nll},
         "by_package": by_package(first),
     }
-    write_json(options.results, figures)
-    return table
+    return table, figures
 
 
 def by_package(table: LikelihoodTable) -> list[dict[str, Any]]:

@@ -184,7 +184,7 @@ class Check:
         tried: list[int | Literal["auto"]] = [*levels, "auto"]
         for level in tried:
             with connect(self.base_url, self.model, concurrency=level) as scorer:
-                at_once = 2 * (max(levels) if level == "auto" else level) * prompts_per_request()
+                at_once = 2 * (max(levels) if level == "auto" else level) * prompts_per_request(self._tokens)
                 found[level] = scorer.rate(self._tokens, self._continuation, seconds, at_once)
             print(f"  {level:>4} request(s) in flight: {found[level]:8.1f} pairs/s", flush=True)
         return found

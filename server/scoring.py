@@ -140,6 +140,7 @@ def random_ids(count: int) -> list[int]:
     return random.choices(_IDS, k=count)
 
 
-def prompts_per_request() -> int:
-    """How many prompts the client puts into a request by default."""
-    return ClientOptions().prompts_per_request
+def prompts_per_request(tokens: int) -> int:
+    """How many prompts of so many tokens the client puts into a request by default."""
+    options = ClientOptions()
+    return max(1, min(options.prompts_per_request, options.tokens_per_request // tokens))

@@ -13,6 +13,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import pytest
 
 SERVER_FIXTURE = "vllm_server"
+BROWSER_FIXTURE = "browser"
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -22,6 +23,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     What starts a vLLM of its own runs beside it in another, one after the other: two at a time is what memory bears.
     """
     for item in items:
+        if BROWSER_FIXTURE in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.browser)
         if SERVER_FIXTURE in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.server)
             item.add_marker(pytest.mark.xdist_group("the server"))

@@ -41,7 +41,7 @@ _GROUPS: dict[str, tuple[str, str, str]] = {
 }
 
 # Flags that take all values up to the next flag.
-_SEVERAL_VALUES = {"--conditions", "--combinations", "--datasets", "--metrics", "--retrievers"}
+_SEVERAL_VALUES = {"--conditions", "--combinations", "--datasets", "--input", "--metrics", "--retrievers"}
 
 
 def canonical(arguments: Sequence[str]) -> list[str]:

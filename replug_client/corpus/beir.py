@@ -13,7 +13,7 @@ from replug_client.corpus.download import Checksum, DownloadOptions, fetch
 from replug_client.corpus.readers import checked_passages
 from replug_client.corpus.records import Passage
 from replug_client.corpus.rows import Advance, Columns, Place, file_errors, passage_of
-from replug_client.corpus.text_files import json_lines
+from replug_client.corpus.text_files import jsonl_records
 from replug_client.errors import CorpusError, OptionError
 
 BEIR_URL = "https://public.ukp.informatik.tu-darmstadt.de/thakur/BEIR/datasets"
@@ -133,7 +133,7 @@ class BeirSource:
     def _located(self) -> Iterator[tuple[Place, Passage]]:
         self.empty = 0
         with file_errors(self.path):
-            for place, value in json_lines(self.path, self._advance):
+            for place, value in jsonl_records(self.path, self._advance):
                 passage = beir_passage(place, value, self._join_title)
                 if passage is None:
                     self.empty += 1
@@ -171,7 +171,7 @@ def read_beir_queries(path: Path, wanted: Collection[str] | None = None) -> dict
     """
     queries: dict[str, str] = {}
     with file_errors(path):
-        for place, value in json_lines(path, lambda _: None):
+        for place, value in jsonl_records(path):
             query = _query(place, value)
             if wanted is None or query[0] in wanted:
                 if query[0] in queries:

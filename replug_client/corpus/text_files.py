@@ -6,7 +6,7 @@ import codecs
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,32 +53,57 @@ def _open(path: Path, advance: Advance) -> io.BufferedReader[CountedFile]:
     return stream
 
 
-def delimited_passages(
-    delimiter: str, path: Path, columns: Columns, advance: Advance
-) -> Iterator[tuple[Place, Passage]]:
-    """Records of a CSV or TSV file with a header (RFC 4180: quotes doubled, newlines inside quotes kept).
+def delimited_rows(
+    delimiter: str, path: Path, advance: Advance = lambda _: None
+) -> Iterator[tuple[Place, list[str]]]:
+    """Rows of a CSV or TSV file that are not blank lines (RFC 4180: quotes doubled, newlines inside quotes kept).
+
+    The first one's place is record 0, the header. Bytes that are not UTF-8 become surrogates, so that they are found
+    in their own cell (:func:`refuse_bad_bytes`) and not in some block of 8 KiB.
 
     Raises:
-        CorpusError: a missing or repeated column, a ragged row, a quote that is never closed, bytes
-            that are not UTF-8, or whatever :func:`passage_of` refuses.
+        CorpusError: a quote that is never closed, or UTF-16.
     """
     csv.field_size_limit(max(csv.field_size_limit(), FIELD_LIMIT))
-    # Bad bytes become surrogates, so that they are found in their own cell and not in some block of 8 KiB.
     with (
         _open(path, advance) as raw,
         io.TextIOWrapper(raw, "utf-8-sig", "surrogateescape", newline="") as stream,
     ):
-        rows = _rows(csv.reader(stream, delimiter=delimiter, strict=True), path)
-        place, header = next(rows, (Place(str(path), 0, 1), []))
-        if not header:
-            return
-        _check_header(place, header, delimiter, columns)
-        for place, row in rows:
-            if len(row) != len(header):
-                raise _ragged(place, row, header)
-            cells = dict(zip(header, row, strict=True))
-            refuse_bad_bytes(place, cells)
-            yield place, passage_of(place, cells, columns)
+        yield from _rows(csv.reader(stream, delimiter=delimiter, strict=True), path)
+
+
+def delimited_records(
+    delimiter: str, path: Path, required: Sequence[str], advance: Advance = lambda _: None
+) -> Iterator[tuple[Place, dict[str, str]]]:
+    """Records of a CSV or TSV file with a header, as column name to cell.
+
+    Raises:
+        CorpusError: a missing or repeated column, a ragged row, bytes that are not UTF-8, or whatever
+            :func:`delimited_rows` refuses.
+    """
+    rows = delimited_rows(delimiter, path, advance)
+    place, header = next(rows, (Place(str(path), 0, 1), []))
+    if not header:
+        return
+    _check_header(place, header, delimiter, required)
+    for place, row in rows:
+        if len(row) != len(header):
+            raise _ragged(place, row, header)
+        cells = dict(zip(header, row, strict=True))
+        refuse_bad_bytes(place, cells)
+        yield place, cells
+
+
+def delimited_passages(
+    delimiter: str, path: Path, columns: Columns, advance: Advance
+) -> Iterator[tuple[Place, Passage]]:
+    """Passages of a CSV or TSV file with a header.
+
+    Raises:
+        CorpusError: whatever :func:`delimited_records` or :func:`passage_of` refuses.
+    """
+    for place, cells in delimited_records(delimiter, path, (columns.id, columns.text), advance):
+        yield place, passage_of(place, cells, columns)
 
 
 def _rows(reader: Any, path: Path) -> Iterator[tuple[Place, list[str]]]:
@@ -100,14 +125,14 @@ def _rows(reader: Any, path: Path) -> Iterator[tuple[Place, list[str]]]:
             yield place, row
 
 
-def _check_header(place: Place, header: list[str], delimiter: str, columns: Columns) -> None:
+def _check_header(place: Place, header: list[str], delimiter: str, required: Sequence[str]) -> None:
     refuse_bad_bytes(place, {str(number): name for number, name in enumerate(header, 1)})
     repeated = sorted({name for name in header if header.count(name) > 1})
     if repeated:
         raise place.error(
             "a column of this name stands there more than once. Rename one.", column=repeated[0]
         )
-    for column in (columns.id, columns.text):
+    for column in required:
         if column in header:
             continue
         for name, other in _OTHER_DELIMITERS.items():
@@ -133,18 +158,7 @@ def _ragged(place: Place, row: list[str], header: list[str]) -> CorpusError:
     )
 
 
-def jsonl_passages(path: Path, columns: Columns, advance: Advance) -> Iterator[tuple[Place, Passage]]:
-    """Records of a JSONL file: one object a line; blank lines are skipped.
-
-    Raises:
-        CorpusError: a line that is no JSON object, a key twice in one object, bytes that are not
-            UTF-8, or whatever :func:`passage_of` refuses.
-    """
-    for place, value in json_lines(path, advance):
-        yield place, passage_of(place, value, columns)
-
-
-def json_lines(path: Path, advance: Advance) -> Iterator[tuple[Place, dict[str, Any]]]:
+def jsonl_records(path: Path, advance: Advance = lambda _: None) -> Iterator[tuple[Place, dict[str, Any]]]:
     """The objects of a JSONL file, each with its place; blank lines are skipped.
 
     Raises:
@@ -159,6 +173,16 @@ def json_lines(path: Path, advance: Advance) -> Iterator[tuple[Place, dict[str, 
                 record += 1
                 place = Place(str(path), record, number)
                 yield place, json_object(place, line)
+
+
+def jsonl_passages(path: Path, columns: Columns, advance: Advance) -> Iterator[tuple[Place, Passage]]:
+    """Passages of a JSONL file.
+
+    Raises:
+        CorpusError: whatever :func:`jsonl_records` or :func:`passage_of` refuses.
+    """
+    for place, record in jsonl_records(path, advance):
+        yield place, passage_of(place, record, columns)
 
 
 def json_object(place: Place, line: bytes) -> dict[str, Any]:

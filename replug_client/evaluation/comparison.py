@@ -44,6 +44,30 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class Worth:
+    """What the passages of one query are worth to the supervisor.
+
+    Attributes:
+        of: What was scored behind each passage: the query's ``continuation``; or, where none is known, the
+            ``query`` itself, from its second token on if the model has no BOS.
+        no_passage: Its log-likelihood with no passage before it, summed, in nats.
+        log_likelihoods: Corpus row to the same behind that passage.
+        num_tokens: How many tokens were scored.
+        num_bytes: Length in bytes of the text scored.
+    """
+
+    of: Literal["continuation", "query"]
+    no_passage: float
+    log_likelihoods: Mapping[int, float]
+    num_tokens: int
+    num_bytes: int
+
+    def gain(self, row: int) -> float:
+        """Nats that the passage adds to no passage; positive where it helps."""
+        return self.log_likelihoods[row] - self.no_passage
+
+
+@dataclass(frozen=True, slots=True)
 class QueryComparison:
     """One query, both lists, and how far they agree.
 
@@ -57,6 +81,8 @@ class QueryComparison:
         kendall_tau: See :func:`kendall_tau`.
         continuation: What really follows the query, where that is known.
         document_id: The document that the query was cut from, where that is known.
+        worth: What the LM makes of the passages, where a supervisor was asked.
+        unscored: Why it was not asked about this query, where it was about others.
     """
 
     query: str
@@ -68,11 +94,20 @@ class QueryComparison:
     kendall_tau: float
     continuation: str | None = None
     document_id: str | None = None
+    worth: Worth | None = None
+    unscored: str | None = None
 
     @property
     def k(self) -> int:
         """Passages compared; smaller than asked for where the corpus is."""
         return max(len(self.base), len(self.tuned))
+
+    @property
+    def first_gain(self) -> float | None:
+        """Nats that the tuned retriever's first passage gives more than the base's; None where nothing was scored."""
+        if self.worth is None:
+            return None
+        return self.worth.gain(self.tuned[0].row) - self.worth.gain(self.base[0].row)
 
     @property
     def first_kept(self) -> bool:
@@ -191,6 +226,29 @@ def _places(
     )
 
 
+def movement(side: str, place: Place, depth: int) -> tuple[str, str]:
+    """What became of a passage: its kind (``same``, ``up``, ``down``, ``new``, ``dropped``) and words for it.
+
+    ``side`` is the list it is shown in: the base's says where the passage is now, the tuned one's
+    where it was.
+    """
+    then = "now" if side == "base" else "was"
+    other = f"beyond {_ordinal(depth)}" if place.other_rank is None else _ordinal(place.other_rank)
+    if place.status != "kept" or place.other_rank is None:
+        return place.status, f"{place.status} ({then} {other})"
+    risen = place.rank - place.other_rank if side == "base" else place.other_rank - place.rank
+    if risen == 0:
+        return "same", "same place"
+    kind = "up" if risen > 0 else "down"
+    return kind, f"{kind} {abs(risen)} ({then} {other})"
+
+
+def _ordinal(number: int) -> str:
+    if number % 100 in (11, 12, 13):
+        return f"{number}th"
+    return f"{number}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th') }"
+
+
 def agreement(comparisons: Sequence[QueryComparison]) -> Agreement:
     """Means over queries. Raises ValueError where there is no query."""
     if not comparisons:
@@ -216,6 +274,7 @@ class Comparison:
         passages: Every passage in a shown list, by row.
         agreement: Means over all queries compared, the shown ones among them.
         held_out: Whether the queries are held-out ones of a run.
+        supervisor: Name of the LM that scored the passages shown; None where none did.
     """
 
     base: str
@@ -224,13 +283,21 @@ class Comparison:
     passages: Mapping[int, Passage]
     agreement: Agreement
     held_out: bool
+    supervisor: str | None = None
+
+    @property
+    def first_gains(self) -> tuple[float, ...]:
+        """Of each shown query that was scored, what tuning its first passage gave the LM, in nats."""
+        return tuple(gain for item in self.shown if (gain := item.first_gain) is not None)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, with whole passage texts."""
+        """Plain values, with whole passage texts; log-likelihoods and gains (to no passage) in nats."""
+        scored = {} if self.supervisor is None else {"supervisor": self.supervisor}
         return {
             "base": self.base,
             "tuned": self.tuned,
             "held_out": self.held_out,
+            **scored,
             "queries": [_query_json(item, self.passages) for item in self.shown],
             "agreement": {
                 "n": self.agreement.n,
@@ -248,8 +315,19 @@ def _query_json(comparison: QueryComparison, passages: Mapping[int, Passage]) ->
     for name in ("document_id", "continuation"):
         if (known := getattr(comparison, name)) is not None:
             value[name] = known
-    value["base"] = [_place_json(place, "tuned_rank", passages[place.row]) for place in comparison.base]
-    value["tuned"] = [_place_json(place, "base_rank", passages[place.row]) for place in comparison.tuned]
+    worth = comparison.worth
+    for side, other, places in (("base", "tuned", comparison.base), ("tuned", "base", comparison.tuned)):
+        value[side] = [_place_json(place, f"{other}_rank", passages[place.row], worth) for place in places]
+    if worth is not None:
+        value["scored"] = {
+            "of": worth.of,
+            "no_passage": worth.no_passage,
+            "num_tokens": worth.num_tokens,
+            "num_bytes": worth.num_bytes,
+            "first_gain": comparison.first_gain,
+        }
+    if comparison.unscored is not None:
+        value["unscored"] = comparison.unscored
     return value | {
         "depth": comparison.depth,
         "overlap": comparison.overlap,
@@ -259,7 +337,7 @@ def _query_json(comparison: QueryComparison, passages: Mapping[int, Passage]) ->
     }
 
 
-def _place_json(place: Place, other: str, passage: Passage) -> dict[str, Any]:
+def _place_json(place: Place, other: str, passage: Passage, worth: Worth | None) -> dict[str, Any]:
     value: dict[str, Any] = {
         "rank": place.rank,
         "id": passage.id,
@@ -268,6 +346,9 @@ def _place_json(place: Place, other: str, passage: Passage) -> dict[str, Any]:
         "status": place.status,
         "text": passage.text,
     }
+    if worth is not None:
+        value["log_likelihood"] = worth.log_likelihoods[place.row]
+        value["gain"] = worth.gain(place.row)
     if passage.title is not None:
         value["title"] = passage.title
     if passage.extra:

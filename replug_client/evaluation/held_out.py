@@ -30,9 +30,10 @@ class ExampleOptions:
         data: Documents that took no part in training; where there are none, ``held_out`` counts.
         held_out: A run's held-out examples (JSON lines of query, continuation, document_id).
         windows: How documents are cut.
-        ngram_guard: Leave out examples that share a run of so many tokens with a passage; 0 leaves out none.
+        ngram_guard: Leave out examples that share a run of so many tokens with a passage, or with a document that
+            was trained on; 0 leaves out none.
         max_examples: At most this many, spread evenly; None takes all.
-        trained_on: Documents whose text stands in one of these files are left out.
+        trained_on: What the run was given as training documents: none of them is evaluated on.
     """
 
     data: tuple[Path, ...] = ()
@@ -72,11 +73,16 @@ def held_out_examples(
         examples = list(_windows(options, store, tokenizer, left_out))
     else:
         examples = [_retokenised(query, tokenizer) for query in _held_out(options)]
-    total = len(examples)
-    examples = _without_shared_runs(examples, options.ngram_guard, store, tokenizer)
-    if total > len(examples):
-        reason = f"examples that share a run of {options.ngram_guard} tokens with a passage"
-        left_out[reason] = total - len(examples)
+    trained = (document.text for path in _there(options.trained_on) for document in read_documents(path))
+    others = {"a passage": store.iter_texts(), "a document that was trained on": trained}
+    for whose, texts in others.items():
+        if not options.ngram_guard or (not options.data and texts is trained):
+            continue  # a run's own held-out documents stand in the file that it took its training documents from
+        total = len(examples)
+        examples = _without_shared_runs(examples, options.ngram_guard, texts, tokenizer)
+        if total > len(examples):
+            reason = f"examples that share a run of {options.ngram_guard} tokens with {whose}"
+            left_out[reason] = total - len(examples)
     if options.max_examples is not None and len(examples) > options.max_examples:
         left_out[f"examples beyond --max_examples {options.max_examples}"] = (
             len(examples) - options.max_examples
@@ -129,13 +135,16 @@ def text_key(document: Document) -> bytes:
 
 
 def _texts_of(paths: Sequence[Path]) -> frozenset[bytes]:
+    return frozenset(text_key(document) for path in _there(paths) for document in read_documents(path))
+
+
+def _there(paths: Sequence[Path]) -> list[Path]:
     missing = [path for path in paths if not path.exists()]
     if missing:
         logger.warning(
             "%s: no such file, so that it cannot be said whether documents were trained on", missing[0]
         )
-    there = [path for path in paths if path not in missing]
-    return frozenset(text_key(document) for path in there for document in read_documents(path))
+    return [path for path in paths if path not in missing]
 
 
 def _held_out(options: ExampleOptions) -> list[Query]:
@@ -170,10 +179,9 @@ def _retokenised(query: Query, tokenizer: SupervisorTokenizer) -> Example:
 
 
 def _without_shared_runs(
-    examples: list[Example], size: int, store: PassageStore, tokenizer: SupervisorTokenizer
+    examples: list[Example], size: int, texts: Iterable[str], tokenizer: SupervisorTokenizer
 ) -> list[Example]:
-    if not size or not examples:
+    if not examples:
         return examples
-    passages: Iterable[Sequence[int]] = (tokenizer.encode(text) for text in store.iter_texts())
-    shared = ngram_overlap(examples, passages, size)
+    shared = ngram_overlap(examples, (tokenizer.encode(text) for text in texts), size)
     return [example for example, drop in zip(examples, shared, strict=True) if not drop]

@@ -194,7 +194,7 @@ def evaluate_conditions(
             kept.extend(examples[item.number] for item in asked)
             advance(done)
     if work.left_out:
-        logger.warning("left out of the %d examples: %s", len(examples), dict(work.left_out))
+        logger.info("left out of the %d examples: %s", len(examples), dict(work.left_out))
     if not kept:
         raise OptionError(
             f"none of {len(examples)} examples is left to evaluate; left out: {dict(work.left_out)}. Lower"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,8 +25,7 @@ from replug_client.evaluation.held_out import ExampleOptions, held_out_examples
 from replug_client.evaluation.likelihood import LikelihoodTable, evaluate_conditions
 from replug_client.evaluation.lm_result import lm_tables
 from replug_client.evaluation.results import EvaluationResult
-from replug_client.evaluation.retrieval import Retriever, open_retriever, open_retrievers
-from replug_client.evaluation.retrieved import retrieve
+from replug_client.evaluation.retrieved import open_needed, retrieve
 from replug_client.retriever.encoder import EncoderOptions, fingerprint
 from replug_client.supervisor.cached import CachedSupervisor
 from replug_client.supervisor.open import SupervisorOptions, open_supervisor
@@ -34,7 +33,7 @@ from replug_client.supervisor.prompts import PromptBuilder
 from replug_client.supervisor.tokenizer import SupervisorTokenizer
 
 # In process, the larger a submission, the more prompts share a prefix that is run once.
-_EXAMPLES_PER_CALL = {"server": 128, "local": 4096}
+EXAMPLES_PER_CALL = {"server": 64, "local": 4096}
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +153,9 @@ def _retrieve(
 ) -> tuple[dict[str, Retrieved], dict[str, str], float]:
     began = time.perf_counter()
     needed = passages_needed(options.conditions, options.k)
-    retrievers = _open(options, store, needed.keys())
+    retrievers = open_needed(
+        needed, options.base, options.tuned, store, shards=options.shards, cache_dir=options.cache_dir
+    )
     queries = [example.query for example in examples]
     found = retrieve(needed, queries, store, retrievers, seed=options.seed)
     encoders = {
@@ -163,20 +164,6 @@ def _retrieve(
         for side in ("query", "document")
     }
     return found, encoders, time.perf_counter() - began
-
-
-def _open(options: LMOptions, store: PassageStore, needed: Collection[str]) -> dict[str, Retriever]:
-    if BASE in needed and TUNED in needed and options.base is not None and options.tuned is not None:
-        both = open_retrievers(
-            options.base, options.tuned, store, shards=options.shards, cache_dir=options.cache_dir
-        )
-        return dict(zip((BASE, TUNED), both, strict=True))
-    given = {BASE: options.base, TUNED: options.tuned}
-    return {
-        name: open_retriever(encoder, store, shards=options.shards, cache_dir=options.cache_dir)
-        for name, encoder in given.items()
-        if name in needed and encoder is not None
-    }
 
 
 def _score(
@@ -202,7 +189,7 @@ def _score(
         supervisor,
         k=options.k,
         temperature=options.temperature,
-        examples_per_call=_EXAMPLES_PER_CALL[options.supervisor.kind],
+        examples_per_call=EXAMPLES_PER_CALL[options.supervisor.kind],
     )
 
 

@@ -6,12 +6,13 @@ Every row of a table says its ``n``; every difference says to which row, and its
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -186,7 +187,7 @@ class EvaluationResult:
         """For the terminal; nothing in it may be markup or a control sequence of someone else's."""
         parts: list[RenderableType] = []
         for table in self.tables:
-            parts.extend((Text(shown(table.title), style="bold"), _terminal_table(table)))
+            parts.extend((Text(shown(table.title), style="bold"), _Fitted(table)))
             parts.extend(Text(shown(note)) for note in table.notes)
             parts.append(Text(""))
         if self.left_out:
@@ -238,13 +239,41 @@ def _cells(table: ResultTable, row: Row) -> list[str]:
     return found
 
 
-def _terminal_table(table: ResultTable) -> Table:
+@dataclass(frozen=True, slots=True)
+class _Fitted:
+    """A table in as many pieces as the terminal's width asks for, so that no figure is cut off."""
+
+    table: ResultTable
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Rich's protocol: the metrics in groups, each as many as fit beside the labels, at least one."""
+
+        def width(table: Table) -> Measurement:
+            return Measurement.get(console, options.update(width=10_000), table)
+
+        groups: list[list[Metric]] = [[]]
+        for metric in self.table.metrics:
+            tried = replace(self.table, metrics=[*groups[-1], metric])
+            if groups[-1] and width(_terminal_table(tried, narrow=True)).minimum > options.max_width:
+                groups.append([])
+            groups[-1].append(metric)
+        for metrics in groups:
+            piece = replace(self.table, metrics=metrics)
+            whole = _terminal_table(piece, narrow=False)
+            fits = width(whole).maximum <= options.max_width
+            yield whole if fits else _terminal_table(piece, narrow=True)
+
+
+def _terminal_table(table: ResultTable, *, narrow: bool) -> Table:
     heads, rows = cells(table)
     lines = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for place, head in enumerate(heads):
-        # Figures stay whole: where it is narrow, headings and labels take several lines.
-        least = max((len(values[place]) for values in rows), default=1) if place else _LEAST_LABEL
-        lines.add_column(Text(shown(head)), justify="left" if place == 0 else "right", min_width=least)
+        if place == 0:
+            lines.add_column(Text(shown(head)), min_width=_LEAST_LABEL, overflow="fold")
+            continue
+        # Figures and words stay whole: where it is narrow, headings and labels take several lines.
+        least = max([*(len(values[place]) for values in rows), *map(len, shown(head).split())], default=1)
+        lines.add_column(Text(shown(head)), justify="right", width=least if narrow else None)
     for row, values in zip(table.rows, rows, strict=True):
         lines.add_row(*(Text(shown(value)) for value in values), style="bold" if row.emphasis else "")
     return lines

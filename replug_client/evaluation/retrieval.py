@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sentence_transformers import SentenceTransformer
 
+from replug_client.corpus.records import Passage
 from replug_client.corpus.store import PassageStore
-from replug_client.errors import ArtefactError, StaleArtefactError
+from replug_client.evaluation.appraisal import Appraiser
 from replug_client.evaluation.comparison import Comparison, QueryComparison, agreement, compare_query
+from replug_client.evaluation.highlight import common_words
 from replug_client.evaluation.tuned_run import Compared, Query
-from replug_client.retriever.build import build_index
+from replug_client.retriever.build import build_index, usable_shards
 from replug_client.retriever.encoder import EncoderOptions, encode_queries, fingerprint, load_encoder
 from replug_client.retriever.index import PassageIndex, SearchResult
-from replug_client.retriever.shards import Shard, open_shards
-
-logger = logging.getLogger(__name__)
+from replug_client.retriever.shards import Shard
 
 # A passage that is new among the first k is looked for this far down the other list.
 _DEPTH = 100
 # Three queries say little; the means are over this many held-out ones, where there are so many.
 _MEAN_OVER = 200
+# Which words are common is seen on so many passages.
+_COMMON_OVER = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ def open_retrievers(
         OptionError: an encoder cannot be loaded.
         ArtefactError: an index cannot be made.
     """
-    found = _opened(shards)
+    found = usable_shards(shards)
     first = _retriever(base, load_encoder(base), store, found, cache_dir)
     model = load_encoder(tuned)
     if fingerprint(model, "document") == fingerprint(first.model, "document"):
@@ -64,17 +65,7 @@ def open_retriever(
     options: EncoderOptions, store: PassageStore, *, shards: Sequence[str] = (), cache_dir: Path
 ) -> Retriever:
     """One encoder with its own index; see :func:`open_retrievers`."""
-    return _retriever(options, load_encoder(options), store, _opened(shards), cache_dir)
-
-
-def _opened(patterns: Sequence[str]) -> list[Shard]:
-    if not patterns:
-        return []
-    try:
-        return open_shards(patterns)
-    except (ArtefactError, StaleArtefactError) as error:
-        logger.warning("the run's passage vectors cannot be used, so passages are embedded anew: %s", error)
-        return []
+    return _retriever(options, load_encoder(options), store, usable_shards(shards), cache_dir)
 
 
 def _retriever(
@@ -88,11 +79,14 @@ def _retriever(
 
 
 def compare_retrievers(
-    queries: Sequence[Query], base: Retriever, tuned: Retriever, k: int
+    queries: Sequence[Query], base: Retriever, tuned: Retriever, k: int, *, quiet: bool = False
 ) -> list[QueryComparison]:
-    """Compare two retrievers on every query; see :mod:`replug_client.evaluation.comparison`."""
-    first = _search(base, "queries, base", queries, k)
-    second = _search(tuned, "queries, tuned", queries, k)
+    """Compare two retrievers on every query; see :mod:`replug_client.evaluation.comparison`.
+
+    ``quiet`` shows no progress bar.
+    """
+    first = _search(base, None if quiet else "queries, base", queries, k)
+    second = _search(tuned, None if quiet else "queries, tuned", queries, k)
     return [
         compare_query(
             query.text,
@@ -106,45 +100,81 @@ def compare_retrievers(
     ]
 
 
-def _search(retriever: Retriever, description: str, queries: Sequence[Query], k: int) -> SearchResult:
+def _search(retriever: Retriever, description: str | None, queries: Sequence[Query], k: int) -> SearchResult:
     texts = [query.text for query in queries]
     vectors = encode_queries(retriever.model, texts, description=description)
     return retriever.index.search(vectors, max(k, _DEPTH))
 
 
-def run_comparison(asked: Compared, *, show: int, cache_dir: Path) -> Comparison:
-    """The whole comparison: open corpus, encoders and indexes, retrieve, compare.
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A corpus and both retrievers, ready to be searched, with the names that people see."""
+
+    store: PassageStore
+    base: Retriever
+    tuned: Retriever
+    names: tuple[str, str]
+
+    @classmethod
+    def of(cls, asked: Compared, cache_dir: Path) -> Opened:
+        """Open corpus, encoders and indexes.
+
+        Raises:
+            CorpusError: the passages cannot be read.
+            OptionError: an encoder cannot be loaded.
+            ArtefactError: an index cannot be made.
+        """
+        store = PassageStore.open(asked.passages, cache_dir)
+        base, tuned = open_retrievers(
+            asked.base, asked.tuned, store, shards=asked.shards, cache_dir=cache_dir
+        )
+        names = (shown_name(asked.base.model_name_or_path), shown_name(asked.tuned.model_name_or_path))
+        return cls(store, base, tuned, names)
+
+    def passages_of(self, compared: Sequence[QueryComparison]) -> dict[int, Passage]:
+        """Every passage in one of the lists, by row."""
+        rows = {place.row for item in compared for place in (*item.base, *item.tuned)}
+        return {row: self.store[row] for row in rows}
+
+    def common_words(self) -> frozenset[str]:
+        """Words that say nothing of a passage, for so many have them; from passages spread over the corpus."""
+        return common_words(self.store[row].text for row in spread(len(self.store), _COMMON_OVER))
+
+
+def run_comparison(
+    asked: Compared, opened: Opened, *, show: int, appraiser: Appraiser | None = None
+) -> Comparison:
+    """Retrieve and compare.
 
     Of held-out queries ``show`` are shown, spread over the file, and the means are over more of
-    them; queries that were given are all shown.
+    them; queries that were given are all shown. The passages of those shown are scored by the
+    ``appraiser``'s LM, where there is one.
 
     Raises:
-        CorpusError: the passages cannot be read.
-        OptionError: an encoder cannot be loaded.
-        ArtefactError: an index cannot be made.
+        SupervisorError: the supervisor gives no scores.
     """
-    store = PassageStore.open(asked.passages, cache_dir)
-    base, tuned = open_retrievers(asked.base, asked.tuned, store, shards=asked.shards, cache_dir=cache_dir)
     queries = asked.queries
     if asked.held_out:
         queries = tuple(queries[place] for place in spread(len(queries), max(show, _MEAN_OVER)))
-    compared = compare_retrievers(queries, base, tuned, asked.n_docs)
+    compared = compare_retrievers(queries, opened.base, opened.tuned, asked.n_docs)
     shown = [compared[place] for place in spread(len(compared), show)] if asked.held_out else compared
-    rows = {place.row for item in shown for place in (*item.base, *item.tuned)}
+    if appraiser is not None:
+        shown = appraiser.appraise(shown, opened.store, description="Scoring passages")
     return Comparison(
-        base=shown_name(asked.base.model_name_or_path),
-        tuned=shown_name(asked.tuned.model_name_or_path),
+        base=opened.names[0],
+        tuned=opened.names[1],
         shown=tuple(shown),
-        passages={row: store[row] for row in rows},
+        passages=opened.passages_of(shown),
         agreement=agreement(compared),
         held_out=asked.held_out,
+        supervisor=None if appraiser is None else appraiser.name,
     )
 
 
 def shown_name(model_name_or_path: str) -> str:
-    """A hub name as it is; of a folder elsewhere, the last two parts, which say most."""
-    path = Path(model_name_or_path)
-    return str(Path(*path.parts[-2:])) if path.is_absolute() else model_name_or_path
+    """A hub name as it is; of a folder further down or elsewhere, the last two parts, which say most."""
+    parts = Path(model_name_or_path).parts
+    return str(Path(*parts[-2:])) if len(parts) > 2 else model_name_or_path
 
 
 def spread(total: int, wanted: int) -> list[int]:

@@ -2,16 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from replug_client.corpus.store import PassageStore
 from replug_client.errors import OptionError
-from replug_client.evaluation.conditions import BM25, RANDOM, Retrieved, random_rows
-from replug_client.evaluation.retrieval import Retriever
-from replug_client.retriever.encoder import encode_queries
+from replug_client.evaluation.conditions import BASE, BM25, RANDOM, TUNED, Retrieved, random_rows
+from replug_client.evaluation.retrieval import Retriever, open_retriever, open_retrievers
+from replug_client.retriever.encoder import EncoderOptions, encode_queries
 from replug_client.retriever.lexical import LexicalIndex
+
+
+def open_needed(
+    needed: Collection[str],
+    base: EncoderOptions | None,
+    tuned: EncoderOptions | None,
+    store: PassageStore,
+    *,
+    shards: Sequence[str] = (),
+    cache_dir: Path,
+) -> dict[str, Retriever]:
+    """The retrievers of ``needed`` that are given, by ``base`` and ``tuned``; both may share one index.
+
+    Raises:
+        OptionError: an encoder cannot be loaded.
+        ArtefactError: an index cannot be made.
+    """
+    if BASE in needed and TUNED in needed and base is not None and tuned is not None:
+        both = open_retrievers(base, tuned, store, shards=shards, cache_dir=cache_dir)
+        return dict(zip((BASE, TUNED), both, strict=True))
+    return {
+        name: open_retriever(encoder, store, shards=shards, cache_dir=cache_dir)
+        for name, encoder in ((BASE, base), (TUNED, tuned))
+        if name in needed and encoder is not None
+    }
 
 
 def retrieve(

@@ -11,6 +11,7 @@ import io
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
 
 from rich import box
 from rich.cells import cell_len, chop_cells
@@ -20,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from replug_client.corpus.records import Passage
-from replug_client.evaluation.comparison import Comparison, Place, QueryComparison
+from replug_client.evaluation.comparison import Comparison, Place, QueryComparison, Worth, movement
 
 # Below this width two columns leave too little of a passage to read: the lists go under each other.
 SIDE_BY_SIDE_WIDTH = 100
@@ -160,9 +161,9 @@ def render_query(
     parts.append(Text())
     lists = [("base", names[0], comparison.base), ("tuned", names[1], comparison.tuned)]
     if width >= SIDE_BY_SIDE_WIDTH:
-        parts.append(_side_by_side(lists, passages, comparison.depth, width))
+        parts.append(_side_by_side(lists, passages, comparison.depth, width, comparison.worth))
     else:
-        parts.extend(_stacked(lists, passages, comparison.depth, width))
+        parts.extend(_stacked(lists, passages, comparison.depth, width, comparison.worth))
     parts += [Text(), _figures(comparison), Text()]
     return Group(*parts)
 
@@ -174,14 +175,16 @@ def _lines(lines: Sequence[str]) -> list[RenderableType]:
 _Lists = Sequence[tuple[str, str, tuple[Place, ...]]]
 
 
-def _side_by_side(lists: _Lists, passages: Mapping[int, Passage], depth: int, width: int) -> Table:
+def _side_by_side(
+    lists: _Lists, passages: Mapping[int, Passage], depth: int, width: int, worth: Worth | None
+) -> Table:
     cell = (width - 3) // 2
     table = Table(box=box.MINIMAL, show_edge=False, pad_edge=False, padding=(0, 1))
     for side, name, _ in lists:
         heading = Text(one_line(f"{side}: {name}", cell), style=_HEADING)
         table.add_column(heading, width=cell, no_wrap=True, overflow="ellipsis")
     columns = [
-        [_place(side, place, passages[place.row], depth, cell) for place in places]
+        [_place(side, place, passages[place.row], depth, cell, worth) for place in places]
         for side, _, places in lists
     ]
     for rank in range(max(len(column) for column in columns)):
@@ -190,23 +193,25 @@ def _side_by_side(lists: _Lists, passages: Mapping[int, Passage], depth: int, wi
 
 
 def _stacked(
-    lists: _Lists, passages: Mapping[int, Passage], depth: int, width: int
+    lists: _Lists, passages: Mapping[int, Passage], depth: int, width: int, worth: Worth | None
 ) -> Iterator[RenderableType]:
     for number, (side, name, places) in enumerate(lists):
         if number:
             yield Text()
         yield Text(one_line(f"{side}: {name}", width), style=_HEADING)
         for place in places:
-            yield _place(side, place, passages[place.row], depth, width)
+            yield _place(side, place, passages[place.row], depth, width, worth)
 
 
-def _place(side: str, place: Place, passage: Passage, depth: int, width: int) -> Text:
-    """Rank, similarity and movement; then the passage's name; then its text."""
+def _place(side: str, place: Place, passage: Passage, depth: int, width: int, worth: Worth | None) -> Text:
+    """Rank, similarity, movement and, where it was scored, its gain; then the passage's name; then its text."""
     kind, words = movement(side, place, depth)
     text = Text(no_wrap=True, overflow="ellipsis")
     text.append(f"{place.rank:>2}  ", style=_HEADING)
     text.append(f"{place.similarity:.3f}  ")
     text.append(words, style=_STYLES[kind])
+    if worth is not None:
+        text.append(f"  LM {worth.gain(place.row):+z.2f}")
     named = [passage.id, *([passage.title] if passage.title else [])]
     named += [f"{column}={value}" for column, value in passage.extra.items()]
     inner = max(width - len(_INDENT), 8)
@@ -216,35 +221,24 @@ def _place(side: str, place: Place, passage: Passage, depth: int, width: int) ->
     return text
 
 
-def movement(side: str, place: Place, depth: int) -> tuple[str, str]:
-    """What became of a passage: its kind (``same``, ``up``, ``down``, ``new``, ``dropped``) and words for it.
-
-    ``side`` is the list it is shown in: the base's says where the passage is now, the tuned one's
-    where it was.
-    """
-    then = "now" if side == "base" else "was"
-    other = f"beyond {_ordinal(depth)}" if place.other_rank is None else _ordinal(place.other_rank)
-    if place.status != "kept" or place.other_rank is None:
-        return place.status, f"{place.status} ({then} {other})"
-    risen = place.rank - place.other_rank if side == "base" else place.other_rank - place.rank
-    if risen == 0:
-        return "same", "same place"
-    kind = "up" if risen > 0 else "down"
-    return kind, f"{kind} {abs(risen)} ({then} {other})"
-
-
-def _ordinal(number: int) -> str:
-    if number % 100 in (11, 12, 13):
-        return f"{number}th"
-    return f"{number}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th') }"
-
-
 def _figures(comparison: QueryComparison) -> Text:
     first = "same first passage" if comparison.first_kept else "another first passage"
-    return Text(
+    text = Text(
         f"overlap@{comparison.k} {comparison.overlap:.2f} · RBO {comparison.rbo:.2f} · "
         f"Kendall's tau {comparison.kendall_tau:+.2f} · {first}",
         style=_HEADING,
+    )
+    if comparison.worth is not None:
+        text.append(f"\n{_scored(comparison.worth)}", style=_DIM)
+    if comparison.unscored is not None:
+        text.append(f"\nnot scored by the LM: {visible(comparison.unscored)}", style=_DIM)
+    return text
+
+
+def _scored(worth: Worth) -> str:
+    return (
+        f"LM: nats that a passage adds to the log-likelihood of the {worth.of} "
+        f"({worth.num_tokens} tokens, {worth.no_passage:.2f} without a passage)"
     )
 
 
@@ -267,6 +261,18 @@ def _means(comparison: Comparison) -> Text:
     return Text(
         f"mean over {value.n} {what}: overlap@{value.k} {value.overlap:.2f} · "
         f"RBO {value.rbo:.2f} · Kendall's tau {value.kendall_tau:+.2f} · "
-        f"same first passage {value.first_kept:.0%}",
+        f"same first passage {value.first_kept:.0%}{_mean_gain(comparison)}",
         style=_HEADING,
+    )
+
+
+def _mean_gain(comparison: Comparison) -> str:
+    gains = comparison.first_gains
+    if not gains:
+        return ""
+    left = len(comparison.shown) - len(gains)
+    return (
+        f"\nLM ({visible(comparison.supervisor or '')}): the tuned retriever's first passage gives "
+        f"{fmean(gains):+z.2f} nats more than the base's, mean over the {len(gains)} scored of those shown"
+        + (f"; {left} not scored" if left else "")
     )

@@ -101,6 +101,7 @@ class CompareOptions:
         n_docs: Passages shown and compared for each query.
         device: Of both encoders; None takes a GPU where there is one.
         default_run: Where a run is looked for when nothing else names one.
+        queries_later: Queries need not be known now; a run's held-out ones are taken where there are some.
     """
 
     run: Path | None = None
@@ -112,6 +113,7 @@ class CompareOptions:
     n_docs: int | None = None
     device: str | None = None
     default_run: Path = Path("output_finetuned_retriever")
+    queries_later: bool = False
 
     def __post_init__(self) -> None:
         if self.n_docs is not None and self.n_docs < 1:
@@ -146,7 +148,10 @@ def resolve(options: CompareOptions) -> Compared:
     queries = [Query(text) for text in options.queries]
     if options.query_file is not None:
         queries.extend(read_queries(options.query_file))
-    run = _run(options, bool(queries))
+    run = _run(options, bool(queries) or options.queries_later)
+    held_out = not queries
+    if held_out and not (options.queries_later and run.held_out is None):
+        queries = _held_out(run)
     base = run.base if options.base is None else EncoderOptions(options.base)
     return Compared(
         base=replace(base, device=options.device),
@@ -154,8 +159,8 @@ def resolve(options: CompareOptions) -> Compared:
         passages=options.passages or run.passages,
         shards=run.shards,
         n_docs=options.n_docs or run.n_docs,
-        queries=tuple(queries or _held_out(run)),
-        held_out=not queries,
+        queries=tuple(queries),
+        held_out=held_out,
     )
 
 

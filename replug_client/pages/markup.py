@@ -10,7 +10,7 @@ from collections.abc import Iterable
 _UNSHOWABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]"
 )
-_VOID = frozenset({"meta", "line", "polyline", "polygon", "circle", "rect", "path", "br"})
+_VOID = frozenset({"meta", "link", "input", "line", "polyline", "polygon", "circle", "rect", "path", "br"})
 
 
 class Markup(str):

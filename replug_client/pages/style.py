@@ -1,12 +1,19 @@
-"""How the report looks: dark or light as the reader's system is, from the width of a phone upwards."""
+"""How pages look: dark or light as the reader's system is, or as the page's own switch says, from a phone upwards."""
 
-CSS = """
-:root { color-scheme: light dark; --page:#f6f7f9; --card:#ffffff; --ink:#1b1f27; --soft:#5a6372; --rule:#dfe3e9;
+_LIGHT = """color-scheme:light; --page:#f6f7f9; --card:#ffffff; --ink:#1b1f27; --soft:#5a6372; --rule:#dfe3e9;
   --s1:#0b62c4; --s2:#c2570c; --s3:#0d7d63; --s4:#8a4bbf; --s5:#a8870a; --s6:#8b93a1;
-  --good:#0d7d63; --bad:#b3261e; --warn:#fff3dc; --warn-edge:#d98e04; }
-@media (prefers-color-scheme: dark) { :root { --page:#12151b; --card:#1b2029; --ink:#e6e9ef; --soft:#a3acba;
-  --rule:#323a47; --s1:#6cb2ff; --s2:#ffa45c; --s3:#4fd1a5; --s4:#c99bff; --s5:#e3c04d; --s6:#7d8797;
-  --good:#4fd1a5; --bad:#ff8a80; --warn:#33291a; --warn-edge:#d98e04; } }
+  --good:#0d7d63; --bad:#b3261e; --warn:#fff3dc; --warn-edge:#d98e04;"""
+_DARK = """color-scheme:dark; --page:#12151b; --card:#1b2029; --ink:#e6e9ef; --soft:#a3acba; --rule:#323a47;
+  --s1:#6cb2ff; --s2:#ffa45c; --s3:#4fd1a5; --s4:#c99bff; --s5:#e3c04d; --s6:#7d8797;
+  --good:#4fd1a5; --bad:#ff8a80; --warn:#33291a; --warn-edge:#d98e04;"""
+
+CSS = f"""
+:root {{ {_LIGHT} }}
+@media screen and (prefers-color-scheme: dark) {{ :root:not([data-theme="light"]) {{ {_DARK} }} }}
+@media screen {{ :root[data-theme="dark"] {{ {_DARK} }} }}
+"""
+
+CSS += """
 * { box-sizing: border-box; }
 body { margin:0; background:var(--page); color:var(--ink); font:15px/1.5 system-ui, sans-serif; }
 main { max-width:1180px; margin:0 auto; padding:20px 16px 60px; }

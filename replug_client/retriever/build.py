@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from sentence_transformers import SentenceTransformer
 
 from replug_client.corpus.store import PassageStore
+from replug_client.errors import ArtefactError, StaleArtefactError
 from replug_client.retriever.embedding import EmbedOptions, embed_shard
 from replug_client.retriever.encoder import EncoderOptions, fingerprint
 from replug_client.retriever.freshness import differences
 from replug_client.retriever.index import FaissIndex
 from replug_client.retriever.projection import has_projection, project, without_projection
-from replug_client.retriever.shards import Shard
+from replug_client.retriever.shards import Shard, open_shards
+
+_LOG = logging.getLogger(__name__)
+
+
+def usable_shards(patterns: Sequence[str]) -> list[Shard]:
+    """Shards that may serve; where they cannot be used the log says why, and vectors are made anew."""
+    if not patterns:
+        return []
+    try:
+        return open_shards(patterns)
+    except (ArtefactError, StaleArtefactError) as error:
+        _LOG.warning("these passage vectors cannot be used, so passages are embedded anew: %s", error)
+        return []
 
 
 def build_index(

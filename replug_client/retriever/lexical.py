@@ -33,11 +33,16 @@ def tokenize(text: str) -> Iterator[str]:
 
     ``getHTTPResponse_v2`` gives ``gethttpresponse_v2 get http response v 2``; prose gives its words.
     """
-    for word in _WORD.findall(text):
-        yield word.lower()
-        parts = _PART.findall(word)
-        if len(parts) > 1:
-            yield from (part.lower() for part in parts)
+    for word in token_spans(text):
+        for start, end in word:
+            yield text[start:end].lower()
+
+
+def token_spans(text: str) -> Iterator[list[tuple[int, int]]]:
+    """Where the words stand, ``(start, end)``: for each its own place, and then its parts' where it has several."""
+    for word in _WORD.finditer(text):
+        parts = [(part.start(), part.end()) for part in _PART.finditer(text, *word.span())]
+        yield [word.span(), *(parts if len(parts) > 1 else ())]
 
 
 class LexicalIndex:

@@ -97,6 +97,11 @@ class CachedSupervisor:
         self._stats = CacheStats()
 
     @property
+    def wrapped(self) -> StreamingSupervisor:
+        """The supervisor that is asked for what the cache does not hold."""
+        return self._supervisor
+
+    @property
     def name(self) -> str:
         """The wrapped supervisor's name."""
         return self._supervisor.name

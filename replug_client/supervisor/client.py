@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from replug_client.errors import SupervisorError
 from replug_client.supervisor.asking import Asker, Request, all_or_none
 from replug_client.supervisor.canary import Identity
 from replug_client.supervisor.checks import check_lengths
+from replug_client.supervisor.completing import Completer
 from replug_client.supervisor.endpoint import Endpoint, root_of
 from replug_client.supervisor.formats import FORMATS, WireFormat
 from replug_client.supervisor.options import ClientOptions
@@ -109,6 +111,21 @@ class RemoteSupervisor:
         check_lengths(prompts, self.max_prompt_tokens)
         return self._on_loop(self._run(prompts, on_scores))
 
+    def complete(self, payload: dict[str, Any], read: Callable[[bytes], _T]) -> Future[_T]:
+        """Send a completion request of any kind through the pool; see ``Completer.complete``."""
+        return self._on_loop(self._open_completer().complete(payload, read))
+
+    def stream(
+        self, build: Callable[[], dict[str, Any] | None], on_event: Callable[[Any], None]
+    ) -> Future[None]:
+        """The same as a stream; ``on_event`` is called on this object's own thread. See ``Completer.stream``."""
+        return self._on_loop(self._open_completer().stream(build, on_event))
+
+    def _open_completer(self) -> Completer:
+        if self._closed:
+            raise SupervisorError(f"supervisor {self.name} is closed")
+        return self._completer
+
     def close(self) -> None:
         """Drop what is under way, close the connections, and end the thread.
 
@@ -169,6 +186,7 @@ class RemoteSupervisor:
 
         self._pool = Pool(endpoints, check, options, absent)
         self._asker = Asker(self._pool, names, wire_format, options)
+        self._completer = Completer(self._pool, names, options)
         for endpoint in served:
             _log.info(
                 "supervisor %s at %s: format %s, at most %s tokens",
@@ -182,6 +200,8 @@ class RemoteSupervisor:
         options = self._options
         lengths = [len(prompt.ids) for prompt in prompts]
         most = min(options.prompts_per_request, self._format.max_prompts or options.prompts_per_request)
+        # A submission of few short prompts would be one request otherwise, and leave the other servers idle.
+        most = min(most, math.ceil(len(prompts) / len(self._endpoints)) or 1)
         chunks = list(batches(lengths, options.tokens_per_request, most))
         # A server that is gone ends the submission at once; a refused prompt only after its neighbours.
         parts = await all_or_none(

@@ -6,7 +6,8 @@ import asyncio
 import ipaddress
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,12 @@ from typing import Any
 import httpx2
 import openai
 
-from replug_client.errors import OptionError, SupervisorRequestError, SupervisorUnavailableError
+from replug_client.errors import (
+    OptionError,
+    SupervisorRequestError,
+    SupervisorUnavailableError,
+    UnreadableAnswerError,
+)
 
 DEFAULT_BASE_URL = "http://localhost:8000/v1"
 
@@ -203,16 +209,44 @@ class Endpoint:
         """Close the connections."""
         await self._client.close()
 
+    async def stream(self, path: str, payload: dict[str, Any], on_event: Callable[[Any], None]) -> None:
+        """POST a JSON payload below the base URL, and hand out the server-sent events of the answer as they come.
+
+        Args:
+            path: From the base URL on.
+            payload: What is sent; it asks for a stream.
+            on_event: Gets the JSON of each event; what it raises ends the stream.
+
+        Raises:
+            UnreadableAnswerError: an event that is no JSON.
+            SupervisorError: as :meth:`post`.
+        """
+        async with self._typed_errors(self.base_url + path, self._timeout):
+            stream = await self._client.post(
+                self.base_url + path,
+                cast_to=object,
+                body=payload,
+                stream=True,
+                stream_cls=openai.AsyncStream[object],
+            )
+            async with stream:
+                async for event in stream:
+                    on_event(event)
+
     async def _ask(self, url: str, payload: dict[str, Any] | None, timeout: float | None = None) -> bytes:
-        seconds = min(timeout or self._timeout, self._timeout)
+        async with self._typed_errors(url, min(timeout or self._timeout, self._timeout)):
+            if payload is None:
+                response = await self._client.get(url, cast_to=httpx2.Response)
+            else:
+                response = await self._client.post(url, cast_to=httpx2.Response, body=payload)
+            return response.content
+
+    @asynccontextmanager
+    async def _typed_errors(self, url: str, seconds: float) -> AsyncIterator[None]:
         try:
             # The transport's own limit is for each piece of an answer: one that drips would never end.
             async with asyncio.timeout(seconds):
-                if payload is None:
-                    response = await self._client.get(url, cast_to=httpx2.Response)
-                else:
-                    response = await self._client.post(url, cast_to=httpx2.Response, body=payload)
-                return response.content
+                yield
         except openai.APIStatusError as error:
             raise _status_error(url, error.response) from error
         except (openai.APITimeoutError, TimeoutError) as error:
@@ -223,6 +257,10 @@ class Endpoint:
             ) from error
         except (openai.APIConnectionError, httpx2.HTTPError) as error:
             raise _lost(url, error) from error
+        except openai.APIError as error:  # an error told within a stream
+            raise SupervisorUnavailableError(f"{url}: {error.message}") from error
+        except json.JSONDecodeError as error:
+            raise UnreadableAnswerError(f"{url}: an event of a stream is no JSON ({error})") from error
 
 
 def _seconds(timeout: float | httpx2.Timeout | None) -> float:

@@ -7,11 +7,11 @@ import hashlib
 import inspect
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,7 @@ _MAX_LOGITS = 1 << 27  # elements of (rows, vocabulary) in one batch: half a gig
 _SHARING_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}  # nats per token
 
 
+_T = TypeVar("_T")
 _Scored = tuple[list[int], list[npt.NDArray[np.float32]]]
 """Positions in the submission, and their continuations' log-probs, each ``(num_continuation,)``."""
 
@@ -114,8 +115,19 @@ class LocalSupervisor:
             raise SupervisorError(f"supervisor {self.name} is closed")
         prompts = tuple(prompts)
         check_lengths(prompts, self.max_prompt_tokens)
-        self._check_ids(prompts)
+        self.check_ids(prompts)
         return self._worker.submit(self._run, prompts, on_scores)
+
+    def on_model(self, work: Callable[[Any], _T]) -> _T:
+        """What ``work`` makes of the model, in the thread that does all its work, without gradients."""
+        if self._closed.is_set():
+            raise SupervisorError(f"supervisor {self.name} is closed")
+
+        def run() -> _T:
+            with torch.inference_mode():
+                return work(self._model)
+
+        return self._worker.submit(run).result()
 
     def close(self) -> None:
         """Stop, after the batch that is being scored."""
@@ -128,7 +140,12 @@ class LocalSupervisor:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _check_ids(self, prompts: Sequence[Prompt]) -> None:
+    def check_ids(self, prompts: Sequence[Prompt]) -> None:
+        """Refuse ids that the model does not know.
+
+        Raises:
+            SupervisorError: another tokenizer made them.
+        """
         for prompt in prompts:
             if max(prompt.ids) >= self._vocabulary or min(prompt.ids) < 0:
                 raise SupervisorError(

@@ -67,7 +67,7 @@ async def find_servers(
 async def _ask_all(
     endpoints: Sequence[Endpoint], model: str, options: ClientOptions
 ) -> tuple[dict[Endpoint, ServedModel], dict[Endpoint, SupervisorUnavailableError]]:
-    asked = [_patiently(partial(endpoint.served_model, model), options) for endpoint in endpoints]
+    asked = [patiently(partial(endpoint.served_model, model), options) for endpoint in endpoints]
     served, absent = {}, {}
     for endpoint, found in zip(endpoints, await asyncio.gather(*asked, return_exceptions=True), strict=True):
         if isinstance(found, SupervisorUnavailableError):
@@ -151,7 +151,7 @@ async def check_echoed_text(
         OptionError: it is another text, so the ids are of another tokenizer.
         SupervisorError: there is no answer, or a wrong one.
     """
-    body = await _patiently(lambda: endpoint.post(ECHO.path, ECHO.build(name, [prompt])), options)
+    body = await patiently(lambda: endpoint.post(ECHO.path, ECHO.build(name, [prompt])), options)
     tokens = echoed_tokens(body, prompt)
     if tokens is None:
         return  # by their ids, which are held against ours in every answer
@@ -229,7 +229,7 @@ async def _probe(endpoint: Endpoint, name: str, wire_format: WireFormat, options
     """The canary's score, asked for alone; then again beside its own first part, which must agree."""
 
     async def ask(prompts: Sequence[Prompt]) -> list[Score]:
-        return await _patiently(lambda: ask_once(endpoint, name, wire_format, prompts), options)
+        return await patiently(lambda: ask_once(endpoint, name, wire_format, prompts), options)
 
     (alone,) = await ask([CANARY])
     together = [[_PART, CANARY]] if wire_format.max_prompts != 1 else [[_PART], [CANARY]]
@@ -245,8 +245,12 @@ async def _probe(endpoint: Endpoint, name: str, wire_format: WireFormat, options
     return alone
 
 
-async def _patiently(ask: Callable[[], Awaitable[_T]], options: ClientOptions) -> _T:
-    """Ask again where that may help: a few times where the answer was a wrong one, else with waits."""
+async def patiently(ask: Callable[[], Awaitable[_T]], options: ClientOptions) -> _T:
+    """Ask again where that may help: a few times where the answer was a wrong one, else with waits.
+
+    Raises:
+        SupervisorError: the last of what went wrong.
+    """
     wrong = 0
 
     def worth_another(error: BaseException) -> bool:

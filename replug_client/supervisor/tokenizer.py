@@ -7,7 +7,7 @@ characters that it is made of, and no special token is ever added. BOS is the pr
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -46,8 +46,11 @@ class SupervisorTokenizer(Protocol):
 class FolderTokenizer:
     """A tokenizer of transformers' fast kind, from a local folder or the hub's cache."""
 
-    def __init__(self, backend: Any, bos_id: int | None) -> None:
-        """``backend`` is a ``tokenizers.Tokenizer`` that belongs to this object alone."""
+    def __init__(self, backend: Any, bos_id: int | None, end_ids: Iterable[int] = ()) -> None:
+        """``backend`` is a ``tokenizers.Tokenizer`` that belongs to this object alone.
+
+        ``end_ids``: the tokens with which the model ends a text.
+        """
         # Post-processors add special tokens and may trim spaces off the offsets; neither is wanted.
         backend.post_processor = None
         backend.encode_special_tokens = True
@@ -55,6 +58,7 @@ class FolderTokenizer:
         backend.no_padding()
         self._backend = backend
         self.bos_id = bos_id
+        self.end_ids = frozenset(end_ids)
 
     @classmethod
     def load(cls, name_or_path: str, *, local_only: bool) -> FolderTokenizer:
@@ -72,7 +76,8 @@ class FolderTokenizer:
                 f"{name_or_path}: its tokenizer has no fast form, and so no offsets into the text."
                 " Convert it to a tokenizer.json first (transformers' convert_slow_tokenizer)."
             )
-        return cls(tokenizer.backend_tokenizer, tokenizer.bos_token_id)
+        ends = {tokenizer.eos_token_id, *_configured_ends(name_or_path)} - {None}
+        return cls(tokenizer.backend_tokenizer, tokenizer.bos_token_id, ends)
 
     def encode(self, text: str) -> list[int]:
         """See ``SupervisorTokenizer.encode``; a lone surrogate raises ``UnicodeEncodeError``."""
@@ -147,6 +152,17 @@ def check_same_ids(tokenizer: SupervisorTokenizer, server: SupervisorTokenizer, 
             f" ({ours[:8]} ...) and {len(theirs)} at the server ({theirs[:8]} ...)."
             " Give the folder or hub name of the served model with --tokenizer."
         )
+
+
+def _configured_ends(name_or_path: str) -> list[int]:
+    """The end tokens of a model's ``generation_config.json`` (chat models have several), if it is at hand."""
+    from transformers import GenerationConfig
+
+    try:
+        ids = GenerationConfig.from_pretrained(name_or_path, local_files_only=True).eos_token_id
+    except (OSError, ValueError):
+        return []
+    return [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
 
 
 def _first_line(error: BaseException) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import unicodedata
@@ -12,13 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
-from transformers import BertConfig, BertModel, BertTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertModel, BertTokenizer
 
 from replug_client.cli.app import run as run_command
 from replug_client.corpus.store import PassageStore
@@ -230,6 +233,79 @@ def test_hostile_passages_and_queries_never_reach_the_terminal(
         assert "\\u202e" in out
         bad = [c for c in out if c != "\n" and unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")]
         assert bad == []
+
+
+def test_html_is_a_page_that_holds_what_the_lists_hold(
+    workplace: Path, compare: Compare, encoders: dict[str, Path]
+) -> None:
+    out = compare("--html", "out.html", "--queries", "2", "--json")
+    page = (workplace / "out.html").read_text("utf-8")
+    block = re.search(r'<script type="application/json" id="data">(.*?)</script>', page)
+    assert block is not None
+    value, printed = json.loads(block[1]), json.loads(out)
+    for drawn, query in zip(value["queries"], printed["queries"], strict=True):
+        for side in ("base", "tuned"):
+            ids = [drawn["passages"][place["passage"]]["id"] for place in drawn[side]]
+            assert ids == [place["id"] for place in query[side]]
+    assert value["agreement"]["n"] == 12 and len(value["queries"]) == 2
+
+
+def test_with_a_supervisor_each_passage_says_what_it_is_worth(workplace: Path, compare: Compare) -> None:
+    flags = ("--model", str(ROOT / "demo" / "lm"), "--supervisor", "local", "--dtype", "float32")
+    value = json.loads(compare("--json", "--queries", "2", *flags))
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "demo" / "lm")
+    model = AutoModelForCausalLM.from_pretrained(ROOT / "demo" / "lm", dtype=torch.float32)
+
+    def log_likelihood(passage: str, query: str, continuation: str) -> float:
+        """Independent of replug: transformers alone."""
+        texts = [*([passage, "\n"] if passage else []), query]
+        before = [token for text in texts for token in tokenizer.encode(text, add_special_tokens=False)]
+        before = [*([tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []), *before]
+        after = tokenizer.encode(continuation, add_special_tokens=False)
+        with torch.no_grad():
+            logits = model(torch.tensor([[*before, *after]])).logits[0].log_softmax(-1)
+        return sum(float(logits[len(before) - 1 + place, token]) for place, token in enumerate(after))
+
+    assert value["supervisor"] == "lm"
+    for query in value["queries"]:
+        asked = (query["query"], query["continuation"])
+        without = log_likelihood("", *asked)
+        assert query["scored"]["no_passage"] == pytest.approx(without, abs=1e-3)
+        for place in (query["base"][0], query["tuned"][-1]):
+            assert place["gain"] == pytest.approx(log_likelihood(place["text"], *asked) - without, abs=1e-3)
+    assert "LM (lm): the tuned retriever's first passage gives" in compare("--queries", "2", *flags)
+
+
+@pytest.mark.parametrize("flags", [["--json"], ["--html", "out.html"]])
+def test_serve_goes_with_no_other_form(
+    workplace: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["test_retriever.py", "--serve", *flags])
+    with pytest.raises(SystemExit) as caught:
+        run_command("compare")
+    assert caught.value.code == 2
+    assert "--serve goes neither with" in capsys.readouterr().err
+
+
+def test_the_served_page_answers_and_ends_with_ctrl_c(workplace: Path, encoders: dict[str, Path]) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "test_retriever.py"), "--serve", "--port", "0", "--device", "cpu"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as server:
+        try:
+            assert server.stdout is not None and server.stderr is not None
+            said = server.stdout.readline().decode()
+            found = re.search(r"http://127\.0\.0\.1:\d+/", said)
+            assert found is not None, said + server.stderr.read().decode()
+            answer = httpx2.get(found[0] + "api/search", params={"query": "word1 word7", "k": 5})
+            value = answer.raise_for_status().json()
+            ids = [int(value["passages"][place["passage"]]["id"]) for place in value["tuned"]]
+            assert ids == retrieved(encoders["query"], corpus_texts(workplace), "word1 word7", 5)
+            assert value["scored"] is None
+            server.send_signal(signal.SIGINT)
+            assert server.wait(timeout=30) == 0
+            assert server.stderr.read().decode() == "Ended.\n"
+        finally:
+            server.kill()
 
 
 def test_the_top_level_file_runs_in_a_pipe_that_takes_ascii_only(workplace: Path) -> None:

@@ -81,7 +81,7 @@ def results(demo: tuple[Plan, str]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def evaluation(demo: tuple[Plan, str]) -> EvaluationResult:
-    return EvaluationResult.read(demo[0].folder / "retriever" / "evaluation_lm.json")
+    return EvaluationResult.read(demo[0].folder / "retriever" / "evaluation_lm_held_out.json")
 
 
 def test_the_table_has_every_condition_and_the_paired_difference(results: dict[str, Any]) -> None:
@@ -141,6 +141,6 @@ def test_the_second_time_nothing_is_embedded_trained_or_scored(
     assert json.loads(plan.results.read_text()) == results
     assert made(plan.folder) == before
     assert scores_kept(plan.folder) == scores
-    again = EvaluationResult.read(plan.folder / "retriever" / "evaluation_lm.json")
+    again = EvaluationResult.read(plan.folder / "retriever" / "evaluation_lm_held_out.json")
     assert again.details["scores"]["asked"] == 0
     assert again.details["scores"]["from_the_cache"] > 0

@@ -13,11 +13,10 @@ from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
 from replug_client.corpus.records import Passage
-from replug_client.evaluation.comparison import Comparison, Place, agreement, compare_query
+from replug_client.evaluation.comparison import Comparison, Place, agreement, compare_query, movement
 from replug_client.evaluation.terminal import (
     SIDE_BY_SIDE_WIDTH,
     excerpt,
-    movement,
     one_line,
     render_comparison,
     render_query,

@@ -31,6 +31,13 @@ def test_all_servers_work_and_each_prompt_is_asked_once(stack: ExitStack) -> Non
     assert sorted(asked) == sorted(prompt.ids for prompt in prompts)
 
 
+def test_a_few_short_prompts_are_shared_out_though_they_would_fit_into_one_request(stack: ExitStack) -> None:
+    pool = servers(stack, 3)
+    prompts = random_prompts(12)
+    check(prompts, connect(stack, pool, replace(QUICK, prompts_per_request=64)).score(prompts))
+    assert [len(server.pairs) for server in pool] == [4, 4, 4]
+
+
 def test_a_slow_server_gets_less(stack: ExitStack) -> None:
     slow, quick = servers(stack, 2)
     answer = slow.complete

@@ -13,10 +13,15 @@ from replug_client import training
 MODULES = (
     "replug_client.compat.fed_rag",
     "replug_client.compat.rag_system",
+    "replug_client.inference.answerer",
+    "replug_client.inference.replug",
+    "replug_client.inference.toy",
     "replug_client.training.toy",
     *sorted({home for name, home in training._HOMES.items() if name not in ("Prompt", "Score")}),
 )
 MUST_HAVE = {
+    "Answerer",
+    "Replug",
     "DataCollatorForLSR",
     "LSRDataCollator",
     "LSRLoss",

@@ -20,7 +20,7 @@ from replug_client.corpus.rows import file_errors
 from replug_client.corpus.sources.conversion import Conversion, Converted, skipping
 from replug_client.corpus.sources.inputs import hashed
 from replug_client.corpus.sources.judged import QREL_COLUMNS
-from replug_client.corpus.text_files import json_lines
+from replug_client.corpus.text_files import jsonl_records
 from replug_client.errors import CorpusError
 from replug_client.progress import progress
 
@@ -59,7 +59,7 @@ def conversion(folder: Path, options: BeirOptions) -> Conversion[Item]:
 
     def items() -> Iterator[Item]:
         with progress("Reading passages", paths[0].stat().st_size, "B") as advance, file_errors(paths[0]):
-            for place, value in json_lines(paths[0], advance):
+            for place, value in jsonl_records(paths[0], advance):
                 yield beir_passage(place, value, options.join_title)
         qrels = read_qrels(qrels_path)
         queries = read_beir_queries(paths[1], qrels.keys())

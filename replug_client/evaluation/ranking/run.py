@@ -24,7 +24,6 @@ from replug_client.evaluation.ranking.search import (
     Encoder,
     Search,
     retriever_name,
-    usable_shards,
 )
 from replug_client.evaluation.ranking.tables import (
     Comparing,
@@ -35,6 +34,7 @@ from replug_client.evaluation.ranking.tables import (
 )
 from replug_client.evaluation.results import EvaluationResult
 from replug_client.evaluation.tuned_run import TunedRun, read_queries
+from replug_client.retriever.build import usable_shards
 from replug_client.retriever.embedding import EmbedOptions
 from replug_client.retriever.encoder import ComputeDtype, EncoderOptions, fingerprint
 
@@ -156,7 +156,7 @@ def evaluate_retrieval(options: RankingOptions) -> EvaluationResult:
         options=_as_json(options, how, search.top_k),
         inputs=_inputs(options, search, figures),
         left_out=dict(sum((Counter(one.left_out) for one in figures), Counter())),
-        verdict=verdict(main, tables[0], how),
+        verdict=verdict(main, tables, how),
         details=details(figures),
     )
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from sentence_transformers import SentenceTransformer
 
 from replug_client.corpus.store import PassageStore
-from replug_client.errors import ArtefactError, OptionError, StaleArtefactError
+from replug_client.errors import OptionError
 from replug_client.evaluation.ranking.fusion import Fusion, fuse
 from replug_client.evaluation.ranking.measures import Ranked, ranked
 from replug_client.retriever.build import build_index
@@ -20,7 +20,7 @@ from replug_client.retriever.embedding import EmbedOptions
 from replug_client.retriever.encoder import EncoderOptions, encode_queries, fingerprint, load_encoder
 from replug_client.retriever.index import PassageIndex
 from replug_client.retriever.lexical import LexicalIndex
-from replug_client.retriever.shards import Shard, open_shards
+from replug_client.retriever.shards import Shard
 
 _LOG = logging.getLogger(__name__)
 
@@ -170,12 +170,3 @@ def _lists(
             pairs.pop(query, None)
         lists[query] = ranked(pairs, top_k)
     return lists
-
-
-def usable_shards(patterns: Sequence[str]) -> list[Shard]:
-    """A run's shards, or none where they cannot be used; passages are embedded then."""
-    try:
-        return open_shards(patterns) if patterns else []
-    except (ArtefactError, StaleArtefactError) as error:
-        _LOG.warning("the run's passage vectors cannot be used, so passages are embedded anew: %s", error)
-        return []

@@ -15,6 +15,7 @@ from replug_client.evaluation.results import Difference, Metric, ResultTable, Ro
 from replug_client.statistics import holm, paired_bootstrap, paired_randomisation
 
 _P_DIGITS = 4
+_ALPHA = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,9 @@ class _Certain:
 
 def _certainty(figures: Figures, how: Comparing) -> dict[tuple[str, str], _Certain]:
     """For every other row and measure: the interval of its difference to the baseline, and p before and after Holm."""
-    pairs = [(name, measure) for name in how.names if name != how.baseline for measure in how.measures]
+    # What share was judged is no figure of merit, and would only make Holm's correction dearer.
+    compared = [measure for measure in how.measures if not measure.startswith("Judged")]
+    pairs = [(name, measure) for name in how.names if name != how.baseline for measure in compared]
     differences, p_values = [], []
     for name, measure in pairs:
         first = figures.values[name][measure] * figures.weights
@@ -176,16 +179,21 @@ def over_data_sets(figures: Sequence[Figures], how: Comparing) -> Figures:
     )
 
 
-def verdict(figures: Figures, table: ResultTable, how: Comparing) -> str:
-    """Whether tuning helped retrieval, in one sentence; nothing where there is no tuned retriever or no base."""
-    if not {BASE, TUNED} <= set(how.names):
+def verdict(figures: Figures, tables: Sequence[ResultTable], how: Comparing) -> str:
+    """Whether tuning helped retrieval, in one sentence; nothing where there is no tuned retriever or no base.
+
+    Clear is what both say, the interval and the test: with few queries, intervals are too narrow.
+    """
+    if not {BASE, TUNED} <= set(how.names) or len(tables) < 2:
         return ""
     measure = how.measures[0]
-    row = next(row for row in table.rows if row.name == TUNED)
-    difference = row.differences[measure]
+    row = next((row for row in tables[1].rows if row.name == f"{TUNED}.{measure}"), None)
+    if row is None:
+        return ""
+    difference, p = row.differences["value"], row.values["p"]
     better = "the tuned retriever ranks better" if difference.mean > 0 else "the tuned retriever ranks worse"
-    said = better if difference.excludes_zero else "no clear difference"
-    return f"{figures.name}, {measure}: tuned - base {difference}: {said}."
+    said = better if difference.excludes_zero and p < _ALPHA else "no clear difference"
+    return f"{figures.name}, {measure}: tuned - base {difference}, p = {p:.{_P_DIGITS}f}: {said}."
 
 
 def details(figures: Sequence[Figures]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def parse_vllm_rows(body: bytes, prompts: Sequence[Prompt]) -> Parsed | None:
     envelope, tables = cut
     results: Parsed = []
     try:
-        for choice, prompt in zip(_choices(read_json(envelope), prompts), prompts, strict=True):
+        for choice, prompt in zip(choices_of(read_json(envelope), prompts), prompts, strict=True):
             check_finish(choice.get("finish_reason"), prompt)
             table = table_of(choice.get("prompt_logprobs"), tables)
             values = None if table is None else read_table(table, prompt)
@@ -82,7 +82,7 @@ def echoed_tokens(body: bytes, prompt: Prompt) -> list[str] | None:
     Raises:
         WrongAnswerError: it does not say.
     """
-    (choice,) = _choices(read_json(body), [prompt])
+    (choice,) = choices_of(read_json(body), [prompt])
     _echo_log_probs(choice, prompt)
     tokens = [str(token) for token in choice["logprobs"]["tokens"][: len(prompt.ids)]]
     return None if tokens[-1].startswith(_TOKEN_ID) else tokens
@@ -102,7 +102,7 @@ def _parse(
     body: bytes, prompts: Sequence[Prompt], read: Callable[[dict[str, Any], Prompt], list[Any]]
 ) -> Parsed:
     results: Parsed = []
-    for choice, prompt in zip(_choices(read_json(body), prompts), prompts, strict=True):
+    for choice, prompt in zip(choices_of(read_json(body), prompts), prompts, strict=True):
         try:
             check_finish(choice.get("finish_reason"), prompt)
             results.append(score_of(read(choice, prompt), prompt))
@@ -111,7 +111,7 @@ def _parse(
     return results
 
 
-def _choices(answer: Any, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
+def choices_of(answer: Any, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
     """The choices of a completions answer, in the order of the prompts.
 
     Raises:

@@ -99,7 +99,7 @@ def figures_of(base: list[float], tuned: list[float]) -> Figures:
     return Figures("mine", [("mine", str(number)) for number in range(len(base))], values, np.ones(len(base)))
 
 
-def test_tables_say_the_difference_its_interval_and_p(tmp_path: Path) -> None:
+def test_tables_say_the_difference_its_interval_and_p() -> None:
     how = Comparing(["base", "tuned"], ["RR@10"], "rrf")
     figures = figures_of([0.0] * 30, [0.5] * 30)
     table, certain = data_set_tables(figures, how)
@@ -109,17 +109,36 @@ def test_tables_say_the_difference_its_interval_and_p(tmp_path: Path) -> None:
     assert certain.rows[0].values["p"] == pytest.approx(1 / 10_001)
     assert "Intervals: paired percentile bootstrap over 30 queries" in certain.notes[0]
     assert "too narrow" not in certain.notes[0]
-    assert verdict(figures, table, how) == (
-        "mine, RR@10: tuned - base +0.5000 [+0.5000, +0.5000]: the tuned retriever ranks better."
+    assert verdict(figures, [table, certain], how) == (
+        "mine, RR@10: tuned - base +0.5000 [+0.5000, +0.5000], p = 0.0001: the tuned retriever ranks better."
     )
+    swapped = figures_of([0.5] * 30, [0.0] * 30)
+    assert verdict(swapped, data_set_tables(swapped, how), how).endswith("the tuned retriever ranks worse.")
 
 
 def test_a_difference_that_may_be_chance_is_called_that() -> None:
     how = Comparing(["base", "tuned"], ["RR@10"], "rrf")
     figures = figures_of([0.5, 1.0, 0.0, 0.25], [1.0, 0.5, 0.25, 0.0])
     table, certain = data_set_tables(figures, how)
-    assert verdict(figures, table, how).endswith("no clear difference.")
+    assert verdict(figures, [table, certain], how).endswith("no clear difference.")
     assert "too narrow" in certain.notes[0]
+
+
+def test_an_interval_over_too_few_queries_is_not_enough_for_a_verdict() -> None:
+    how = Comparing(["base", "tuned"], ["RR@10"], "rrf")
+    figures = figures_of([0.0, 0.0, 0.0], [0.5, 0.5, 0.5])
+    tables = data_set_tables(figures, how)
+    assert tables[0].rows[1].differences["RR@10"].excludes_zero
+    assert tables[1].rows[0].values["p"] == 2 / 8
+    assert verdict(figures, tables, how).endswith("no clear difference.")
+
+
+def test_the_share_that_was_judged_is_shown_and_not_compared() -> None:
+    values = {name: {"RR@10": np.array([1.0]), "Judged@10": np.array([0.5])} for name in ("base", "tuned")}
+    figures = Figures("mine", [("mine", "0")], values, np.ones(1))
+    table, certain = data_set_tables(figures, Comparing(["base", "tuned"], ["RR@10", "Judged@10"], "rrf"))
+    assert table.rows[0].values["Judged@10"] == 0.5
+    assert [row.name for row in certain.rows] == ["tuned.RR@10"]
 
 
 def test_one_retriever_has_nothing_to_be_compared_with() -> None:
