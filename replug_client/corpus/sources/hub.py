@@ -56,8 +56,9 @@ class HubData:
             found = HfApi().dataset_info(self.name, timeout=_TIMEOUT_SECONDS).sha
         except _FAILURES as error:
             raise self._error(error, put_there) from error
-        except Exception as error:  # its HTTP library's own, which has changed before
-            if type(error).__module__.split(".")[0] not in {"httpx", "httpcore", "requests", "urllib3"}:
+        except Exception as error:
+            # Its HTTP library's own, which is another one in other versions: requests, httpx, httpx2.
+            if not type(error).__module__.startswith(("httpx", "httpcore", "requests", "urllib3")):
                 raise
             raise self._error(error, put_there) from error
         return HubData(self.name, self.config, self.split, found)
