@@ -14,7 +14,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import islice
@@ -162,6 +162,7 @@ def convert(
         if (report := _finished(output_dir, files, key)) is not None:
             return report
         state = _begun(output_dir, files, key, overwrite)
+        _sweep(output_dir, [path.name for path in files.values()])
         growing = {name: GrowingFile(path, conversion.outputs[name]) for name, path in files.items()}
         if not state.complete:
             _grow(conversion, growing, state, output_dir / _STATE_NAME)
@@ -234,6 +235,13 @@ def _begun(directory: Path, files: Mapping[str, Path], key: str, overwrite: bool
     for old in (directory / MANIFEST_NAME, state_path, *files.values()):
         old.unlink(missing_ok=True)
     return _State(key, rows=dict.fromkeys(files, 0))
+
+
+def _sweep(directory: Path, names: Sequence[str]) -> None:
+    """Remove what a killed process left of atomic writes; nobody else writes here, the lock sees to that."""
+    for name in (*names, MANIFEST_NAME, _STATE_NAME):
+        for temporary in directory.glob(f".{name}.*.tmp"):
+            temporary.unlink()
 
 
 def _grow(
