@@ -65,7 +65,7 @@ def test_msmarco_says_what_it_left_out(place: Path, capsys: pytest.CaptureFixtur
     code, out, _ = replug(capsys, *arguments, "--num_passages", "4", "--held_out_every", "0")
     assert code == 0
     assert out == (
-        "out: passages.csv (4 rows), queries.csv (1 rows), qrels.tsv (1 rows), train.csv (1 rows), of 13 items\n"
+        "out: passages.csv (4 rows), queries.csv (1 rows), qrels.tsv (1 rows), train.csv (1 rows), of 12 items\n"
         "left out: 6 passages beyond --num_passages, 1 queries without judgement\n"
     )
 
@@ -93,7 +93,7 @@ def test_folder_jsonl_and_codesearchnet_run(place: Path, capsys: pytest.CaptureF
     (place / "src").mkdir()
     (place / "src" / "a.py").write_text("import os\n\ndef f():\n    return 1\n")
     code, out, _ = replug(capsys, "folder", "src", "--output_dir", "out/f", "--by", "functions")
-    assert (code, out) == (0, "out/f: passages.csv (2 rows), of 2 items\n")
+    assert (code, out) == (0, "out/f: passages.csv (2 rows), of 1 items\n")
     (place / "rows.jsonl").write_text('{"body": "one two three"}\n')
     code, out, _ = replug(
         capsys, "jsonl", "rows.jsonl", "--output_dir", "out/j", "--text_field", "body", "--passage_length", "2"

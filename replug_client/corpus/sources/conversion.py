@@ -14,7 +14,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import islice
@@ -65,6 +65,7 @@ class Conversion(Generic[T]):
         convert: One item to its rows; depends on nothing but the item. Sent to other processes where there are
             ``workers``, so it and the items must allow that.
         limits: Name of an output to the most rows that it may have; at the first that is full, reading ends.
+        left_out: Reason to how many things were left out before there were items: files that are not read.
         workers: Processes that convert; 0 converts in this one. The result is the same.
     """
 
@@ -75,6 +76,7 @@ class Conversion(Generic[T]):
     items: Callable[[int], Iterator[T]]
     convert: Callable[[T], Converted]
     limits: Mapping[str, int] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
     workers: int = 0
 
     def key(self, format_: str) -> str:
@@ -162,6 +164,9 @@ def convert(
         if (report := _finished(output_dir, files, key)) is not None:
             return report
         state = _begun(output_dir, files, key, overwrite)
+        if not state.items:
+            state.left_out = Counter(conversion.left_out)
+        _sweep(output_dir, [path.name for path in files.values()])
         growing = {name: GrowingFile(path, conversion.outputs[name]) for name, path in files.items()}
         if not state.complete:
             _grow(conversion, growing, state, output_dir / _STATE_NAME)
@@ -234,6 +239,13 @@ def _begun(directory: Path, files: Mapping[str, Path], key: str, overwrite: bool
     for old in (directory / MANIFEST_NAME, state_path, *files.values()):
         old.unlink(missing_ok=True)
     return _State(key, rows=dict.fromkeys(files, 0))
+
+
+def _sweep(directory: Path, names: Sequence[str]) -> None:
+    """Remove what a killed process left of atomic writes; nobody else writes here, the lock sees to that."""
+    for name in (*names, MANIFEST_NAME, _STATE_NAME):
+        for temporary in directory.glob(f".{name}.*.tmp"):
+            temporary.unlink()
 
 
 def _grow(

@@ -51,7 +51,7 @@ class FolderOptions:
 
 @dataclass(frozen=True, slots=True)
 class SourceText:
-    """A file to be cut: its path below the folder; or what was left out while looking, at the end."""
+    """A file to be cut, and its path below the folder."""
 
     path: Path
     name: str
@@ -64,7 +64,7 @@ def conversion(
     *,
     leave: Sequence[Path] = (),
     workers: int = 0,
-) -> Conversion[SourceText | Counter[str]]:
+) -> Conversion[SourceText]:
     """What makes ``passages`` of a folder, or of one file.
 
     Args:
@@ -84,9 +84,8 @@ def conversion(
     described = hashed([source.path for source in chosen])
     inputs = [{**file, "file": source.name} for source, file in zip(chosen, described, strict=True)]
 
-    def items(skip: int) -> Iterator[SourceText | Counter[str]]:
-        def all_of_them() -> Iterator[SourceText | Counter[str]]:
-            yield left_out
+    def items(skip: int) -> Iterator[SourceText]:
+        def all_of_them() -> Iterator[SourceText]:
             with progress("Cutting files", len(chosen), "files") as advance:
                 for source in chosen:
                     yield source
@@ -101,6 +100,7 @@ def conversion(
         {"passages": ("id", "title", "text", "file", "line", "name", "language")},
         items,
         FolderConverter(options, tokenizer or WordTokenizer()),
+        left_out=left_out,
         workers=workers,
     )
 
@@ -170,12 +170,9 @@ class FolderConverter:
     options: FolderOptions
     tokenizer: OffsetTokenizer
 
-    def __call__(self, item: SourceText | Counter[str]) -> Converted:
+    def __call__(self, item: SourceText) -> Converted:
         """The rows of one file."""
         converted = Converted()
-        if isinstance(item, Counter):
-            converted.left_out.update(item)
-            return converted
         try:
             text = item.path.read_bytes().decode("utf-8-sig")
         except UnicodeDecodeError:

@@ -124,6 +124,7 @@ def conversion(files: MsMarcoFiles, options: MsMarcoOptions) -> Conversion[Item]
         outputs,
         lambda skip: skipping(_items(files, options), skip),
         MsMarcoConverter(choice, options, by_id),
+        left_out=choice.left_out,
     )
 
 
@@ -140,8 +141,6 @@ class MsMarcoConverter:
         kind, place, cells = item
         converted = Converted()
         match kind:
-            case "choice":  # once, at the beginning
-                converted.left_out.update(self.choice.left_out)
             case "passage":
                 self._passage(converted, *cells)
             case "query":
@@ -188,7 +187,6 @@ class MsMarcoConverter:
 
 
 def _items(files: MsMarcoFiles, options: MsMarcoOptions) -> Iterator[Item]:
-    yield "choice", Place("", 0), ()
     if files.collection:
         for place, cells in _columns(files.collection, 2, "Reading passages"):
             yield "passage", place, cells

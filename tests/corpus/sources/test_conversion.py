@@ -99,6 +99,7 @@ def test_what_was_written_behind_the_last_checkpoint_is_cut_off(
         convert(numbers(20, fail_at=10), tmp_path / "cut")
     with (tmp_path / "cut" / ".passages.csv.partial").open("ab") as stream:
         stream.write(b'10,t10,"half a ro')
+    (tmp_path / "cut" / ".manifest.json.x1y2.tmp").write_text("of a process that was killed")
     begun: list[int] = []
     conversion = numbers(20)
     watched = Conversion(
