@@ -77,8 +77,16 @@ def spread_out(arguments: Sequence[str]) -> list[str]:
     return result
 
 
-def build() -> typer.Typer:
-    """The application with its commands; each command's module is imported here and nowhere else."""
+def build(arguments: Sequence[str] = ()) -> typer.Typer:
+    """The application with its commands; each command's module is imported here and nowhere else.
+
+    Where ``arguments`` begin with the name of a command, with this one alone: others would import much in vain.
+    """
+    first = arguments[0] if arguments else ""
+
+    def asked(name: str) -> bool:
+        return first == name or (first != "--version" and first not in (*_COMMANDS, *_GROUPS))
+
     app = typer.Typer(
         name="replug",
         help="Tune a dense retriever to a black-box language model (REPLUG LSR), and see what it gives.",
@@ -89,9 +97,9 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["--help", "-h"]},
     )
     app.callback()(_root)
-    for name, (panel, module) in _COMMANDS.items():
+    for name, (panel, module) in filter(lambda item: asked(item[0]), _COMMANDS.items()):
         app.command(name, rich_help_panel=panel)(getattr(import_module(module), name))
-    for name, (panel, text, module) in _GROUPS.items():
+    for name, (panel, text, module) in filter(lambda item: asked(item[0]), _GROUPS.items()):
         app.add_typer(import_module(module).app, name=name, rich_help_panel=panel, help=text)
     return app
 
@@ -113,7 +121,8 @@ def _root(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `replug`. A ``ReplugError`` is printed without a traceback and decides the exit status."""
-    _invoke(get_command(build()), _read(sys.argv[1:] if arguments is None else arguments), "replug")
+    read = _read(sys.argv[1:] if arguments is None else arguments)
+    _invoke(get_command(build(read)), read, "replug")
 
 
 def run(command: str) -> None:
