@@ -290,7 +290,14 @@ def test_serve_goes_with_no_other_form(
 def test_the_served_page_answers_and_ends_with_ctrl_c(workplace: Path, encoders: dict[str, Path]) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "test_retriever.py"), "--serve", "--port", "0", "--device", "cpu"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as server:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        # Tests that run in the background have inherited that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as server:
         try:
             assert server.stdout is not None and server.stderr is not None
             said = server.stdout.readline().decode()
@@ -311,7 +318,7 @@ def test_the_served_page_answers_and_ends_with_ctrl_c(workplace: Path, encoders:
 def test_the_top_level_file_runs_in_a_pipe_that_takes_ascii_only(workplace: Path) -> None:
     environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "test_retriever.py"), "--n-docs", "2", "--device", "cpu"]
-    done = subprocess.run(command, capture_output=True, env=environment, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, env=environment, timeout=300, check=False)
     assert done.returncode == 0, done.stderr.decode()
     assert done.stderr == b""
     assert b"overlap@2 " in done.stdout.decode("ascii").encode()

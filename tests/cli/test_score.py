@@ -169,7 +169,7 @@ def test_a_large_file_is_scored_in_order_with_bounded_memory(tmp_path: Path) -> 
 
 def test_an_interrupted_run_asks_only_for_what_is_missing(run: Run) -> None:
     """The server dies half way; started again, it gets the other half."""
-    lines = [GOOD | {"query": f"q{number}"} for number in range(40)]
+    lines = [GOOD | {"query": f"q{number}"} for number in range(400)]
     died = False
 
     def die(server: FakeServer, payload: dict[str, Any], body: Any) -> tuple[int, Any] | None:
@@ -188,10 +188,10 @@ def test_an_interrupted_run_asks_only_for_what_is_missing(run: Run) -> None:
         asked = sum(len(request["prompt"]) for request in server.requests[2:8])
         died = True
         server.requests.clear()
-        assert len(run(*lines, **options)) == 40
+        assert len(run(*lines, **options)) == 400
         again = sum(len(request["prompt"]) for request in server.requests[2:-1])  # the last: the canary
         assert asked > 0
-        assert asked + again == 120
+        assert asked + again == 1200
         assert server.complaints == []
 
 
