@@ -50,8 +50,8 @@ def numbers(
         {"passages": ("id", "title", "text"), "queries": ("id", "text")},
         items,
         convert_number,
-        {} if limit is None else {"passages": limit},
-        workers,
+        limits={} if limit is None else {"passages": limit},
+        workers=workers,
     )
 
 
