@@ -19,6 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from random import Random
+from typing import Any
 from urllib.parse import urlsplit
 
 from tests.faults.faults import ON_THE_CONNECTION, Fault, spoil
@@ -98,10 +99,11 @@ class FaultProxy:
         """As a server that dies: every connection is reset, and the port refuses new ones."""
         with self._lock:
             server, self._http = self._http, None
-            connections, self._open = self._open, set()
         if server is not None:
             server.shutdown()
             server.server_close()
+        with self._lock:  # after the last one was accepted: one that lived on would answer the canary
+            connections, self._open = self._open, set()
         for connection in connections:
             reset(connection)
 
@@ -160,6 +162,11 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 256
 
+    def get_request(self) -> tuple[socket.socket, Any]:
+        connection, address = super().get_request()
+        self.proxy.opened(connection)
+        return connection, address
+
     def handle_error(self, request: object, client_address: object) -> None:
         """Connections break here all the time; that is what it is for."""
 
@@ -172,7 +179,6 @@ class _Handler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         self._served = 0
-        self.server.proxy.opened(self.connection)
 
     def finish(self) -> None:
         self.server.proxy.closed(self.connection)
