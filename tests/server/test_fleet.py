@@ -174,7 +174,13 @@ with stop.on_signals():
 print(stop.asked)
 """
     done = subprocess.run(
-        [*before, sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+        [*before, sys.executable, "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        # As in a terminal, whatever these tests were started with (nohup leaves it ignored).
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
     assert done.stdout == f"{asked}\n"
 
