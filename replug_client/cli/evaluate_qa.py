@@ -43,6 +43,7 @@ def qa(
     tuned: flags.Tuned = None,
     conditions: flags.Conditions = None,
     combinations: flags.Combinations = None,
+    k: flags.CeilingOf = 10,
     temperature_score: flags.Gamma = None,
     seed: Annotated[
         int,
@@ -204,6 +205,7 @@ def qa(
         combinations=tuple(combinations or ("first",)),
         temperature_score=temperature_score,
         seed=seed,
+        k=k,
         template=AnswerTemplate(unescape(template)),
         choice_template=ChoiceTemplate(
             unescape(choice_template), None if no_context_prompt is None else unescape(no_context_prompt)

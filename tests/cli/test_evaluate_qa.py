@@ -129,6 +129,44 @@ def test_likelihoods_are_transformers_own(
         assert alone == pytest.approx(choice_log_likelihood("", "Answer:", f" {choice}"), abs=1e-3)
 
 
+def test_the_ceiling_is_the_best_of_the_bases_first_k(
+    arguments: list[str], tmp_path: Path, result: dict[str, Any]
+) -> None:
+    """Of choices: what one passage of the k makes right is right; each is asked for alone to tell which."""
+    out, each = tmp_path / "qa.json", tmp_path / "qa.jsonl"
+    more = ["--conditions", "none base ceiling", "--k", "3", "--combinations", "first concat-2"]
+    run(*arguments, *more, "--output", str(out), "--per_example", str(each))
+    found = json.loads(out.read_text())
+    for name in ("choices.first", "choices.concat-2", "answers.first", "answers.concat-2"):
+        assert "ceiling" in table(found, name)  # nothing to combine: it stands in each
+    rows = table(found, "choices.first")
+    assert rows["ceiling"]["values"]["accuracy_sum"] >= rows["base"]["values"]["accuracy_sum"]
+    assert rows["ceiling"]["label"] == "best of the base's K (ceiling)"
+    assert list(table(found, "retrieval")) == ["base"]
+    lines = [json.loads(line) for line in each.read_text().splitlines()]
+    by = {(line["id"], line["condition"]): line for line in lines}
+    texts = {row["id"]: row["text"] for row in map(json.loads, PASSAGES.read_text().splitlines())}
+    choosing = [line for line in lines if line["condition"] == "ceiling" and "choices" in line]
+    assert len(choosing) == 3
+    for line in choosing:
+        gold = line["choices"].index(line["answers"][0])
+
+        def lead(passage: str, line: dict[str, Any] = line, gold: int = gold) -> float:
+            values = [
+                choice_log_likelihood(
+                    f"{texts[passage]}\n", f"Question: {line['question']}\nAnswer:", f" {choice}"
+                )
+                for choice in line["choices"]
+            ]
+            return values.pop(gold) - max(values)
+
+        (chosen,) = line["passages"]
+        first = by[line["id"], "base"]["passages"][0]
+        assert lead(chosen) >= lead(first) - 1e-3
+        assert (lead(chosen) > 0) == (line["accuracy_sum"] == 1)
+        assert lead(chosen) <= max(map(lead, texts)) + 1e-3
+
+
 def test_a_free_answer_is_transformers_own_greedy_one(lines: dict[tuple[str, str], dict[str, Any]]) -> None:
     line = lines["level", "none"]
     text = greedy_answer(f"Question: {line['question']}\nAnswer:", 8)
@@ -170,7 +208,6 @@ def test_json_alone_on_stdout_from_the_cache_with_mmlus_form(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--conditions", "ceiling"], "replug evaluate lm"),
         (["--template", "no place"], r"{question} is not in it"),
         (["--choice_scoring", "pmi"], "expected one of sum, mean, byte, no_context"),
         (["--questions", "missing.jsonl"], "missing.jsonl: no such file"),

@@ -37,6 +37,7 @@ class QaAsked:
     combinations: tuple[str, ...] = ("first",)
     temperature_score: float | None = None
     seed: int = 0
+    k: int = 10
     template: AnswerTemplate = field(default_factory=AnswerTemplate)
     choice_template: ChoiceTemplate = field(default_factory=ChoiceTemplate)
     choice_scoring: str = "sum"
@@ -83,6 +84,7 @@ def resolve(asked: QaAsked, settings: RunSettings | None) -> QaRunOptions:
             hit_at=asked.hit_at,
             at_once=asked.at_once,
             seed=asked.seed,
+            k=asked.k,
         ),
         generation=asked.generation,
         base=base,

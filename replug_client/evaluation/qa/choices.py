@@ -111,6 +111,8 @@ class ChoiceScorer:
         readings: Sequence[Readings],
         left_out: Counter[str],
         too_long: str,
+        *,
+        description: str = "Scoring choices",
     ) -> list[dict[str, ChoiceLikelihoods] | None]:
         """Every question's choices under every condition.
 
@@ -122,6 +124,7 @@ class ChoiceScorer:
             readings: For each, condition to reading.
             left_out: Counts what was left out.
             too_long: Under which reason.
+            description: For the progress bar.
 
         Returns:
             For each question, condition to likelihoods; None where it was left out.
@@ -131,7 +134,7 @@ class ChoiceScorer:
         """
         found: list[dict[str, ChoiceLikelihoods] | None] = [None] * len(questions)
         calls = self._submitted(questions, readings, left_out, too_long)
-        with progress("Scoring choices", len(questions), "questions") as advance, contextlib.closing(calls):
+        with progress(description, len(questions), "questions") as advance, contextlib.closing(calls):
             for asked, scores, done in calls:
                 start = 0
                 for item in asked:

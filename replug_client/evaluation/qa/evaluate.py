@@ -11,9 +11,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from replug_client.errors import OptionError
-from replug_client.evaluation.conditions import Condition, Reading, Retrieved, read_with
+from replug_client.evaluation.conditions import BASE, CEILING, Condition, Reading, Retrieved, read_with
 from replug_client.evaluation.qa.analysis import Outcome, outcome
 from replug_client.evaluation.qa.answering import Ask, answer_questions, asked_under
+from replug_client.evaluation.qa.ceiling import best_passages
 from replug_client.evaluation.qa.choices import SCORINGS, ChoiceLikelihoods, ChoiceScorer
 from replug_client.evaluation.qa.findings import Findings, Part, QaOptions, Result
 from replug_client.evaluation.qa.metrics import score_answer
@@ -68,13 +69,30 @@ def evaluate_questions(
     found = retrieve(
         options.needed, [question.text for question in known], store, retrievers, seed=options.seed
     )
-    work = _Work(known, store, lm, options, found, _ranks(known, store, found), left_out)
+    ranks = _ranks(known, store, found)
+    scorer = ChoiceScorer(lm.supervisor, lm.tokenizer, lm.builder, store, options.choice_template)
+    too_long: frozenset[int] = frozenset()
+    own = dict(ranks)
+    if any(condition.retrieval == CEILING for condition in options.conditions):
+        ceiling = best_passages(
+            known,
+            found[BASE],
+            options.k,
+            scorer,
+            options.template,
+            options.choice_scoring,
+            free_answers=options.free_answers,
+        )
+        found, too_long = found | {CEILING: ceiling.found}, ceiling.too_long
+        left_out[TOO_LONG] += len(too_long)
+        own |= _ranks(known, store, {CEILING: ceiling.found})
+    work = _Work(known, store, lm, scorer, options, found, own, too_long, left_out)
     parts = tuple(part for part in (work.free(), work.choices()) if part.numbers)
     _refuse_none(parts, questions, left_out)
     return Findings(
         questions=known,
         parts=parts,
-        ranks=work.ranks,
+        ranks=ranks,
         passages=max(options.hit_at),
         left_out={reason: count for reason, count in left_out.items() if count},
         options=options,
@@ -108,9 +126,11 @@ class _Work:
     questions: tuple[Question, ...]
     store: PassageStore
     lm: LanguageModel
+    scorer: ChoiceScorer
     options: QaOptions
     found: Mapping[str, Retrieved]
     ranks: Mapping[str, Sequence[int | None]]
+    too_long: frozenset[int]
     left_out: Counter[str]
 
     def free(self) -> Part:
@@ -118,7 +138,7 @@ class _Work:
         numbers = [
             number
             for number, question in enumerate(self.questions)
-            if self.options.free_answers or not question.choices
+            if (self.options.free_answers or not question.choices) and number not in self.too_long
         ]
         asked = [
             {condition.name: asked_under(condition, self.found, number) for condition in self._conditions}
@@ -152,21 +172,13 @@ class _Work:
         numbers = [
             number
             for number, question in enumerate(self.questions)
-            if question.choices and not self.options.free_answers
+            if question.choices and not self.options.free_answers and number not in self.too_long
         ]
         readings = [
-            {
-                condition.name: read_with(
-                    condition, self.found, number, k=1, temperature=self.options.temperature_score
-                )
-                for condition in self._conditions
-            }
+            {condition.name: self._reading(condition, number) for condition in self._conditions}
             for number in numbers
         ]
-        scorer = ChoiceScorer(
-            self.lm.supervisor, self.lm.tokenizer, self.lm.builder, self.store, self.options.choice_template
-        )
-        scored = scorer.score(
+        scored = self.scorer.score(
             [self.questions[number] for number in numbers], readings, self.left_out, TOO_LONG
         )
         kept = [
@@ -186,6 +198,12 @@ class _Work:
     @property
     def _conditions(self) -> tuple[Condition, ...]:
         return self.options.conditions
+
+    def _reading(self, condition: Condition, number: int) -> Reading:
+        if condition.retrieval == CEILING:  # chosen already, by what it does for the right choice
+            row = int(self.found[CEILING].rows[number, 0])
+            return Reading(((row,),) if row >= 0 else ((),))
+        return read_with(condition, self.found, number, k=1, temperature=self.options.temperature_score)
 
     def _answered(self, condition: Condition, number: int, answer: Answer, rows: tuple[int, ...]) -> Result:
         question, text = self.questions[number], answer.text.strip()

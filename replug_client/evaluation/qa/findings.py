@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from replug_client.errors import OptionError
-from replug_client.evaluation.conditions import BASE, CEILING, TUNED, Condition, passages_needed
+from replug_client.evaluation.conditions import BASE, TUNED, Condition, passages_needed
 from replug_client.evaluation.qa.analysis import Outcome
 from replug_client.evaluation.qa.choices import SCORINGS, Scoring
 from replug_client.evaluation.qa.questions import Question
@@ -27,6 +27,7 @@ class QaOptions:
         hit_at: The k of Hit@k; the largest is how deep the answer is looked for.
         at_once: Questions being answered freely at a time.
         seed: Of the random passages.
+        k: The ceiling is the best of the base's first k.
     """
 
     conditions: tuple[Condition, ...]
@@ -38,13 +39,12 @@ class QaOptions:
     hit_at: tuple[int, ...] = (1, 5, 20)
     at_once: int = 32
     seed: int = 0
+    k: int = 10
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
-        if any(condition.retrieval == CEILING for condition in self.conditions):
-            raise OptionError(
-                "--conditions: the ceiling is a likelihood's; `replug evaluate lm` has it. Leave it out here."
-            )
+        if self.k < 1:
+            raise OptionError(f"--k {self.k}: expected at least 1")
         if not self.hit_at or min(self.hit_at) < 1:
             raise OptionError(f"--hit_at {self.hit_at}: expected numbers of at least 1")
         if self.at_once < 1:
@@ -58,7 +58,7 @@ class QaOptions:
     def needed(self) -> dict[str, int]:
         """How many passages each retrieval has to find."""
         depth = max(self.hit_at)
-        return {name: max(k, depth) for name, k in passages_needed(self.conditions, 1).items()}
+        return {name: max(k, depth) for name, k in passages_needed(self.conditions, self.k).items()}
 
 
 @dataclass(frozen=True, slots=True)

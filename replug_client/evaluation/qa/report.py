@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from replug_client.corpus.store import PassageStore
-from replug_client.evaluation.conditions import BASE, NONE, TUNED, Condition
+from replug_client.evaluation.conditions import BASE, CEILING, NONE, TUNED, Condition
 from replug_client.evaluation.qa.breakdown import outcomes_by_type, outcomes_table, types_table, worst_answers
 from replug_client.evaluation.qa.choices import SCORINGS
 from replug_client.evaluation.qa.findings import Findings, Part, Result
@@ -128,13 +128,18 @@ def _metrics(part: Part, findings: Findings) -> list[Metric]:
 
 def _groups(conditions: Sequence[Condition]) -> list[tuple[str, str, list[Condition]]]:
     """Conditions that compare, a group for each combination; what has none to combine stands in each."""
-    names = list(dict.fromkeys(item.combination.name for item in conditions if item.retrieval != NONE)) or [
-        "first"
-    ]
+    alone = (NONE, CEILING)
+    names = list(
+        dict.fromkeys(item.combination.name for item in conditions if item.retrieval not in alone)
+    ) or ["first"]
     groups = []
     for name in names:
-        own = [item for item in conditions if item.retrieval == NONE or item.combination.name == name]
-        combination = next((item.combination for item in own if item.retrieval != NONE), None)
+        own = [item for item in conditions if item.retrieval in alone or item.combination.name == name]
+        # What reads passages as its title says, before the ceiling, which reads one.
+        reads = [item for item in own if item.retrieval not in alone] or [
+            item for item in own if item.retrieval != NONE
+        ]
+        combination = reads[0].combination if reads else None
         if combination is None or combination.kind == "first":
             label = "first passage" if combination else "no passage"
         else:
