@@ -41,7 +41,8 @@ from replug_client.supervisor.cached import CachedSupervisor
 from replug_client.supervisor.client import ClientOptions, RemoteSupervisor
 from replug_client.supervisor.endpoint import api_key, make_client
 from replug_client.supervisor.formats import FORMATS, WireFormat
-from replug_client.supervisor.local import LocalOptions, LocalSupervisor
+from replug_client.supervisor.local import LocalSupervisor
+from replug_client.supervisor.options import LocalOptions
 from replug_client.supervisor.prefixes import batches
 from replug_client.supervisor.protocol import Prompt, Score
 from replug_client.supervisor.tokenizer import FolderTokenizer

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -26,15 +26,14 @@ from replug_client.cli.flags import (
     supervisor_options,
 )
 from replug_client.errors import OptionError
-from replug_client.evaluation.appraisal import Appraiser
-from replug_client.evaluation.comparison_page import comparison_page, search_page
-from replug_client.evaluation.comparison_server import ComparisonServer, Searcher
-from replug_client.evaluation.retrieval import Opened, run_comparison, spread
-from replug_client.evaluation.terminal import open_console, render_comparison
-from replug_client.evaluation.tuned_run import Compared, CompareOptions, resolve
 from replug_client.progress import configure_logging
 from replug_client.supervisor.open import SupervisorOptions, open_supervisor
 from replug_client.supervisor.prompts import PromptBuilder, unescape
+
+if TYPE_CHECKING:
+    from replug_client.evaluation.appraisal import Appraiser
+    from replug_client.evaluation.retrieval import Opened
+    from replug_client.evaluation.tuned_run import Compared
 
 _WHAT = "What is compared"
 _SHOWN = "What is shown"
@@ -153,6 +152,11 @@ def compare(
         raise OptionError(
             "--serve goes neither with --json nor with --html: what is typed decides what is shown"
         )
+    from replug_client.evaluation.comparison_page import comparison_page
+    from replug_client.evaluation.retrieval import Opened, run_comparison
+    from replug_client.evaluation.terminal import open_console, render_comparison
+    from replug_client.evaluation.tuned_run import CompareOptions, resolve
+
     asked = resolve(
         CompareOptions(
             run=run,
@@ -207,6 +211,8 @@ def _appraiser(
     if options is None:
         yield None
         return
+    from replug_client.evaluation.appraisal import Appraiser
+
     supervisor, tokenizer = open_supervisor(options)
     with supervisor:
         builder = PromptBuilder(
@@ -222,6 +228,10 @@ def _serve(
     asked: Compared, opened: Opened, appraiser: Appraiser | None, host: str, port: int, examples: int
 ) -> None:
     """Until Ctrl-C."""
+    from replug_client.evaluation.comparison_page import search_page
+    from replug_client.evaluation.comparison_server import ComparisonServer, Searcher
+    from replug_client.evaluation.retrieval import spread
+
     name = None if appraiser is None else appraiser.name
     first = [asked.queries[place] for place in spread(len(asked.queries), examples)]
     page = search_page(opened.names, name, k=asked.n_docs, examples=first)

@@ -21,10 +21,8 @@ from replug_client.cli.flags import (
     ProjectionSize,
     QueryPrompt,
 )
-from replug_client.corpus.store import PassageStore
 from replug_client.progress import configure_logging
-from replug_client.retriever.embedding import EmbedOptions, embed_shard
-from replug_client.retriever.encoder import ComputeDtype, EncoderOptions, check_projection_size, load_encoder
+from replug_client.retriever.options import ComputeDtype, EncoderOptions
 
 _WORK = "Work"
 
@@ -107,6 +105,10 @@ def embed(
     left as it is, unless it was made by another encoder, of other passages or with other options.
     """
     configure_logging(log_level)
+    from replug_client.corpus.store import PassageStore
+    from replug_client.retriever.embedding import EmbedOptions, embed_shard
+    from replug_client.retriever.encoder import check_projection_size, load_encoder
+
     options = EmbedOptions(shard_id, num_shards, dtype, batch_size, compute_dtype)
     encoder_options = EncoderOptions(
         model_name_or_path=model_name_or_path,

@@ -9,9 +9,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from replug_client.supervisor.local import LocalOptions
 from replug_client.supervisor.open import SupervisorOptions
-from replug_client.supervisor.options import ClientOptions, parse_concurrency
+from replug_client.supervisor.options import ClientOptions, LocalOptions, parse_concurrency
 
 FILES = "Files and folders"
 SUPERVISOR = "Supervisor"

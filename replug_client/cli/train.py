@@ -30,7 +30,7 @@ from replug_client.cli.flags import (
     supervisor_options,
 )
 from replug_client.progress import configure_logging
-from replug_client.retriever.encoder import EncoderOptions
+from replug_client.retriever.options import EncoderOptions
 from replug_client.supervisor.prompts import unescape
 from replug_client.training.candidates import CandidateOptions
 from replug_client.training.modes import ModeOptions, RefreshSchedule

@@ -10,8 +10,8 @@ from replug_client.artefacts import default_cache_dir, read_json
 from replug_client.corpus.windows import WindowOptions
 from replug_client.errors import ArtefactError
 from replug_client.evaluation.tuned_run import RUN_NAME, TunedRun, moved
-from replug_client.supervisor.local import LocalOptions
 from replug_client.supervisor.open import SupervisorOptions
+from replug_client.supervisor.options import LocalOptions
 
 _MEND = "It was written by another version of replug, or changed by hand; give the options themselves."
 

@@ -14,7 +14,8 @@ from replug_client.corpus.records import Passage
 from replug_client.inference.answerer import Answerer
 from replug_client.retriever.encoder import encode_passages
 from replug_client.retriever.index import ArrayIndex
-from replug_client.supervisor.local import LocalOptions, LocalSupervisor
+from replug_client.supervisor.local import LocalSupervisor
+from replug_client.supervisor.options import LocalOptions
 from replug_client.supervisor.tokenizer import FolderTokenizer
 
 if TYPE_CHECKING:

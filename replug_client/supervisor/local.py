@@ -9,7 +9,6 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +19,7 @@ import torch
 from replug_client.errors import OptionError, SupervisorError, WrongAnswerError
 from replug_client.supervisor.canary import CANARY, Identity
 from replug_client.supervisor.checks import check_lengths
+from replug_client.supervisor.options import LocalOptions
 from replug_client.supervisor.prefixes import Group, batches, group_by_prefix, waves
 from replug_client.supervisor.protocol import OnScores, Prompt, Score
 
@@ -33,23 +33,6 @@ _SHARING_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 
 _T = TypeVar("_T")
 _Scored = tuple[list[int], list[npt.NDArray[np.float32]]]
 """Positions in the submission, and their continuations' log-probs, each ``(num_continuation,)``."""
-
-
-@dataclass(frozen=True, slots=True)
-class LocalOptions:
-    """How a local LM is run.
-
-    Attributes:
-        device: ``cpu``, ``cuda``, ``cuda:1``...; ``auto`` takes a GPU where there is one.
-        dtype: ``float32``, ``bfloat16`` or ``float16``; ``auto``: float32 on a CPU, bfloat16 on a GPU.
-        batch_tokens: Tokens in one forward pass; 0 chooses by device.
-        share_prefixes: Run a prefix that prompts of a submission share once, and keep its keys and values.
-    """
-
-    device: str = "auto"
-    dtype: str = "auto"
-    batch_tokens: int = 0
-    share_prefixes: bool = True
 
 
 class LocalSupervisor:

@@ -6,17 +6,19 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from replug_client.errors import OptionError, SupervisorError
 from replug_client.supervisor.cache import ScoreCache
 from replug_client.supervisor.cached import CachedSupervisor
 from replug_client.supervisor.client import RemoteSupervisor
 from replug_client.supervisor.endpoint import base_urls, make_client
-from replug_client.supervisor.local import LocalOptions, LocalSupervisor
-from replug_client.supervisor.options import ClientOptions
+from replug_client.supervisor.options import ClientOptions, LocalOptions
 from replug_client.supervisor.server_tokenizer import ServerTokenizer
 from replug_client.supervisor.tokenizer import SupervisorTokenizer, check_same_ids, load_tokenizer
+
+if TYPE_CHECKING:
+    from replug_client.supervisor.local import LocalSupervisor
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +66,10 @@ def open_supervisor(options: SupervisorOptions) -> tuple[CachedSupervisor, Super
     supervisor: LocalSupervisor | RemoteSupervisor
     try:
         if options.kind == "local":
+            from replug_client.supervisor.local import (
+                LocalSupervisor,  # and torch, which a server's client does without
+            )
+
             tokenizer = load_tokenizer(options.tokenizer or options.model)
             supervisor = LocalSupervisor.load(options.model, options.local)
         else:

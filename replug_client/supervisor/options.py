@@ -1,4 +1,4 @@
-"""How a server is asked."""
+"""How a server is asked, and how a local LM is run."""
 
 from __future__ import annotations
 
@@ -78,3 +78,20 @@ def parse_concurrency(text: str) -> int | Literal["auto"]:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise OptionError(f"--concurrency must be auto or a number of at least 1, not {text!r}")
     return int(text)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalOptions:
+    """How a local LM is run.
+
+    Attributes:
+        device: ``cpu``, ``cuda``, ``cuda:1``...; ``auto`` takes a GPU where there is one.
+        dtype: ``float32``, ``bfloat16`` or ``float16``; ``auto``: float32 on a CPU, bfloat16 on a GPU.
+        batch_tokens: Tokens in one forward pass; 0 chooses by device.
+        share_prefixes: Run a prefix that prompts of a submission share once, and keep its keys and values.
+    """
+
+    device: str = "auto"
+    dtype: str = "auto"
+    batch_tokens: int = 0
+    share_prefixes: bool = True

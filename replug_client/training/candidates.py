@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from replug_client.errors import OptionError
-from replug_client.retriever.index import PassageIndex
 from replug_client.retriever.lexical import LexicalIndex
+
+if TYPE_CHECKING:
+    from replug_client.retriever.index import PassageIndex
 
 Rows = npt.NDArray[np.int64]
 NO_PASSAGE = -1

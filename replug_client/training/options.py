@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from replug_client.errors import OptionError
-from replug_client.retriever.encoder import EncoderOptions
+from replug_client.retriever.options import EncoderOptions
 from replug_client.supervisor.open import SupervisorOptions
 from replug_client.training.candidates import CandidateOptions
 from replug_client.training.modes import ModeOptions

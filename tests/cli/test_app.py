@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import pytest
@@ -78,6 +79,32 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 def test_each_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert end_of(command, "--help") == 0
     assert command in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "without"),
+    [
+        ("embed", ("torch", "transformers", "sentence_transformers", "faiss")),
+        ("compare", ("torch", "transformers", "sentence_transformers", "faiss")),
+        ("score", ("torch", "transformers", "sentence_transformers", "faiss")),
+        ("answer", ("torch", "transformers", "sentence_transformers", "faiss")),
+        ("train", ("transformers", "sentence_transformers", "faiss")),
+        ("evaluate lm", ("torch", "transformers", "sentence_transformers", "faiss")),
+        ("data folder", ("torch", "transformers", "sentence_transformers", "faiss")),
+    ],
+)
+def test_help_does_not_wait_for_large_libraries(command: str, without: tuple[str, ...]) -> None:
+    program = f"""
+import sys
+from replug_client.cli.app import main
+try:
+    main({[*command.split(), "--help"]!r})
+except SystemExit:
+    print("loaded:", *sorted({set(without)!r} & sys.modules.keys()), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "Usage:" in done.stdout
+    assert done.stderr.splitlines()[-1].strip() == "loaded:"
 
 
 def test_an_unknown_option_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,8 @@ from replug_client.inference.answerer import Answerer, AnswererOptions
 from replug_client.inference.generation import GenerationOptions
 from replug_client.supervisor.client import RemoteSupervisor
 from replug_client.supervisor.endpoint import make_client
-from replug_client.supervisor.local import LocalOptions, LocalSupervisor
+from replug_client.supervisor.local import LocalSupervisor
+from replug_client.supervisor.options import LocalOptions
 from replug_client.supervisor.tokenizer import FolderTokenizer
 from tests.end_to_end.commands import replug
 from tests.end_to_end.conftest import DEMO_LM, VllmServer

@@ -13,8 +13,8 @@ from replug_client.evaluation.conditions import parse_conditions
 from replug_client.evaluation.held_out import ExampleOptions
 from replug_client.evaluation.lm import LMOptions, evaluate_lm
 from replug_client.retriever.encoder import EncoderOptions
-from replug_client.supervisor.local import LocalOptions
 from replug_client.supervisor.open import SupervisorOptions
+from replug_client.supervisor.options import LocalOptions
 from tests.end_to_end.conftest import DEMO_LM, ROOT, VllmServer
 from tests.retriever.tiny import corpus_file, saved_encoder
 

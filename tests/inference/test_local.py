@@ -14,7 +14,8 @@ from replug_client.errors import OptionError, PromptTooLongError, SupervisorErro
 from replug_client.inference.answerer import Answerer, AnswererOptions
 from replug_client.inference.generation import GenerationOptions
 from replug_client.supervisor.fake import FakeSupervisor
-from replug_client.supervisor.local import LocalOptions, LocalSupervisor
+from replug_client.supervisor.local import LocalSupervisor
+from replug_client.supervisor.options import LocalOptions
 from replug_client.supervisor.prompts import PromptBuilder
 from replug_client.supervisor.tokenizer import FolderTokenizer
 

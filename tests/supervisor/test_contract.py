@@ -15,7 +15,8 @@ from replug_client.supervisor.client import ClientOptions, RemoteSupervisor
 from replug_client.supervisor.endpoint import make_client
 from replug_client.supervisor.fake import FakeSupervisor, hashed_log_probs
 from replug_client.supervisor.formats import FORMATS
-from replug_client.supervisor.local import LocalOptions, LocalSupervisor
+from replug_client.supervisor.local import LocalSupervisor
+from replug_client.supervisor.options import LocalOptions
 from replug_client.supervisor.protocol import Prompt, StreamingSupervisor
 from tests.supervisor.contract import Subject, SupervisorContract
 from tests.supervisor.fake_server import MODEL, FakeServer, running

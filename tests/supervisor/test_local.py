@@ -12,8 +12,9 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
 from replug_client.errors import OptionError, SupervisorError, WrongAnswerError
-from replug_client.supervisor.local import LocalOptions, LocalSupervisor
+from replug_client.supervisor.local import LocalSupervisor
 from replug_client.supervisor.open import CACHE_FILE, SupervisorOptions, open_supervisor
+from replug_client.supervisor.options import LocalOptions
 from replug_client.supervisor.protocol import Prompt, Score
 from tests.supervisor.contract import random_prompts
 from tests.supervisor.reference import DEMO_LM
