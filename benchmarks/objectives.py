@@ -62,6 +62,8 @@ _BATCH: dict[
 ] = {}  # the demo's own flags: P over the batch's and the index's passages, gamma 0.05, beta 0.02
 TARGETS: dict[str, dict[str, str]] = {
     "lsr p-q": {"objective": "lsr", "kl": "p-q", **_OWN},
+    # A rate for which a few thousand examples are not too much; the others have that of the last three lines.
+    "lsr p-q, rate 2e-5": {"objective": "lsr", "kl": "p-q", **_OWN, "learning_rate": "2e-5"},
     "lsr q-p = pdist": {"objective": "lsr", "kl": "q-p", **_OWN},
     "marginal": {"objective": "marginal", **_OWN},
     "loop p-q": {"objective": "loop", "kl": "p-q", **_OWN},
@@ -74,6 +76,12 @@ TARGETS: dict[str, dict[str, str]] = {
         "index_negatives": "3000",
     },
     "lsr q-p = pdist, batch": {"objective": "lsr", "kl": "q-p", **_BATCH},
+    "lsr q-p, batch, auto": {
+        "objective": "lsr",
+        "kl": "q-p",
+        "temperature_score": "auto",
+        "temperature_gold": "auto",
+    },
     "marginal, batch": {"objective": "marginal", **_BATCH},
     "loop q-p, batch": {"objective": "loop", "kl": "q-p", **_BATCH},
 }
