@@ -76,11 +76,18 @@ TARGETS: dict[str, dict[str, str]] = {
         "index_negatives": "3000",
     },
     "lsr q-p = pdist, batch": {"objective": "lsr", "kl": "q-p", **_BATCH},
-    "lsr q-p, batch, auto": {
+    "lsr q-p, batch, auto, rate 1e-4": {
         "objective": "lsr",
         "kl": "q-p",
         "temperature_score": "auto",
         "temperature_gold": "auto",
+    },
+    "lsr q-p, batch, auto, rate 2e-5": {  # the defaults of `replug train`
+        "objective": "lsr",
+        "kl": "q-p",
+        "temperature_score": "auto",
+        "temperature_gold": "auto",
+        "learning_rate": "2e-5",
     },
     "marginal, batch": {"objective": "marginal", **_BATCH},
     "loop q-p, batch": {"objective": "loop", "kl": "q-p", **_BATCH},
