@@ -34,7 +34,7 @@ from replug_client.retriever.options import EncoderOptions
 from replug_client.supervisor.prompts import unescape
 from replug_client.training.candidates import CandidateOptions
 from replug_client.training.modes import ModeOptions, RefreshSchedule
-from replug_client.training.objectives import Aggregation, Objective
+from replug_client.training.objectives import Aggregation, Denominator, Objective
 from replug_client.training.options import (
     BestMetric,
     Curriculum,
@@ -108,8 +108,8 @@ def train(
     gold_entropy: flag.GoldEntropy = 0.5,
     score: flag.Score = Aggregation.MEAN,
     kl: flag.Kl = None,
-    denominator: flag.Denominator = None,
-    index_negatives: flag.IndexNegatives = None,
+    denominator: flag.Denominator = Denominator.CANDIDATES,
+    index_negatives: flag.IndexNegatives = 0,
     per_gpu_batch_size: flag.PerGpuBatchSize = 4,
     gradient_accumulation_steps: flag.GradientAccumulationSteps = 1,
     learning_rate: flag.LearningRate = 2e-5,
@@ -183,8 +183,7 @@ def train(
             ),
             place=PlaceOptions(output_dir, cache_dir, resume, overwrite, save_or_load_index),
             candidates=CandidateOptions(n_docs, bm25_docs, random_docs),
-            target=TargetOptions.that_won(
-                train_what,
+            target=TargetOptions(
                 temperature_score=temperature_score,
                 temperature_gold=temperature_gold,
                 gold_entropy=gold_entropy,
