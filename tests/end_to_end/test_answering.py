@@ -17,15 +17,8 @@ from replug_client.supervisor.options import LocalOptions
 from replug_client.supervisor.tokenizer import FolderTokenizer
 from tests.end_to_end.commands import replug
 from tests.end_to_end.conftest import DEMO_LM, VllmServer
+from tests.inference.code_passages import PASSAGES, PREFIX, SIMILARITIES
 from tests.retriever.tiny import WORDS, saved_encoder
-
-PASSAGES = (
-    "def add(a, b):\n    return a + b\n",
-    "import os\n\ndef read(path):\n    with open(path) as f:\n        return f.read()\n",
-    "class Stack:\n    def push(self, item):\n        self.items.append(item)\n",
-)
-PREFIX = "def write(path, text):\n    "
-SIMILARITIES = (0.5, 0.4, 0.1)
 
 
 @pytest.fixture(scope="module")

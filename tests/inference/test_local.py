@@ -18,15 +18,9 @@ from replug_client.supervisor.local import LocalSupervisor
 from replug_client.supervisor.options import LocalOptions
 from replug_client.supervisor.prompts import PromptBuilder
 from replug_client.supervisor.tokenizer import FolderTokenizer
+from tests.inference.code_passages import PASSAGES, PREFIX, SIMILARITIES
 
 DEMO_LM = Path(__file__).parents[2] / "demo" / "lm"
-PASSAGES = (
-    "def add(a, b):\n    return a + b\n",
-    "import os\n\ndef read(path):\n    with open(path) as f:\n        return f.read()\n",
-    "class Stack:\n    def push(self, item):\n        self.items.append(item)\n",
-)
-PREFIX = "def write(path, text):\n    "
-SIMILARITIES = (0.5, 0.4, 0.1)
 
 
 @pytest.fixture(scope="module")
