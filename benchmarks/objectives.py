@@ -62,7 +62,7 @@ _BATCH: dict[
 ] = {}  # the demo's own flags: P over the batch's and the index's passages, gamma 0.05, beta 0.02
 TARGETS: dict[str, dict[str, str]] = {
     "lsr p-q": {"objective": "lsr", "kl": "p-q", **_OWN},
-    # A rate for which a few thousand examples are not too much; the others have that of the last three lines.
+    # The learning rate of `replug train`; lines that name none have the demo's, 1e-4.
     "lsr p-q, rate 2e-5": {"objective": "lsr", "kl": "p-q", **_OWN, "learning_rate": "2e-5"},
     "lsr q-p = pdist": {"objective": "lsr", "kl": "q-p", **_OWN},
     "marginal": {"objective": "marginal", **_OWN},
