@@ -191,7 +191,7 @@ TemperatureScore = Annotated[
         parser=_temperature,
         metavar="auto|NUMBER",
         show_default="auto",
-        help="Gamma, of P. auto: P under the base as flat as Q.",
+        help="Gamma, of P. auto: P under the base as flat as Q, over the passages of --denominator.",
         rich_help_panel=OBJECTIVE,
     ),
 ]

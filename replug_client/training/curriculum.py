@@ -22,7 +22,7 @@ from replug_client.progress import progress
 from replug_client.training.options import Easy, TrainOptions
 from replug_client.training.prepare import Prepared
 from replug_client.training.schedule import LEVELS
-from replug_client.training.targets import scored_candidates
+from replug_client.training.targets import scored_sample
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,8 @@ def _measure(options: TrainOptions, prepared: Prepared) -> npt.NDArray[np.float6
     with progress("scoring for the curriculum", count, "examples") as advance:
         for start in range(0, count, _EXAMPLES_AT_ONCE):
             numbers = np.arange(start, min(start + _EXAMPLES_AT_ONCE, count))
-            measured.append(ease(*scored_candidates(options, prepared, numbers), options.steps.curriculum_by))
+            sample = scored_sample(options, prepared, numbers)
+            measured.append(ease(sample.similarity, sample.scores, sample.mask, options.steps.curriculum_by))
             advance(len(numbers))
     return torch.cat(measured).numpy()
 

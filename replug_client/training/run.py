@@ -25,7 +25,7 @@ from replug_client.supervisor.open import open_supervisor
 from replug_client.training import record
 from replug_client.training.alarms import alarms_of
 from replug_client.training.callbacks import CompleteCheckpoints, StepProgress
-from replug_client.training.collator import IndexNegatives, LSRDataCollator
+from replug_client.training.collator import LSRDataCollator
 from replug_client.training.curriculum import levels
 from replug_client.training.distributed import Processes
 from replug_client.training.loss import LSRLoss, ObjectiveOptions
@@ -33,7 +33,7 @@ from replug_client.training.options import Curriculum, Keep, Train, TrainOptions
 from replug_client.training.prepare import Prepared, prepare
 from replug_client.training.refresh import Refresher
 from replug_client.training.stream import CandidateStream
-from replug_client.training.targets import calibrate
+from replug_client.training.targets import calibrate, index_negatives
 from replug_client.training.trainable import tuned_encoder
 from replug_client.training.trainer import LSRTrainer, StreamHooks
 from replug_client.training.validation import PRIMARY_METRIC, SELECTION
@@ -186,9 +186,7 @@ def build_trainer(
         passage_texts=None if frozen else prepared.store.texts,
         frozen=prepared.index if frozen else None,
         base_queries=refresher.base_queries,
-        negatives=IndexNegatives(prepared.indexed, options.target.index_negatives, steps.seed)
-        if options.target.index_negatives
-        else None,
+        negatives=index_negatives(options, prepared),
         processes=prepared.processes,
     )
     evaluator = open_evaluator(options, prepared, objective, refresher.current_index)

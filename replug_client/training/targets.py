@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from replug_client.retriever.encoder import encode_queries
 from replug_client.training.calibration import comparable, normalised_entropy, temperature_for_entropy
 from replug_client.training.candidates import NO_PASSAGE, Rows
+from replug_client.training.collator import IndexNegatives
 from replug_client.training.loss import ObjectiveOptions
-from replug_client.training.objectives import Aggregation, log_distribution, target_scores
+from replug_client.training.objectives import Aggregation, Denominator, log_distribution, target_scores
 from replug_client.training.options import TrainOptions
 from replug_client.training.prepare import Prepared
 
@@ -26,19 +30,41 @@ _UNITS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class ScoredSample:
+    """The base's candidates of some training examples, scored.
+
+    Attributes:
+        numbers: ``(n,)`` the examples.
+        vectors: ``(n, D)`` the base's vectors of their queries.
+        rows: ``(n, K)`` corpus rows of the candidates, ``NO_PASSAGE`` where there is none.
+        similarity: ``(n, K)`` float64 similarities under the base.
+        scores: ``(n, K)`` float64, what Q is made of.
+        mask: ``(n, K)`` bool, where there is a candidate at all.
+    """
+
+    numbers: Rows
+    vectors: npt.NDArray[np.float32]
+    rows: Rows
+    similarity: Tensor
+    scores: Tensor
+    mask: Tensor
+
+
 def calibrate(options: TrainOptions, prepared: Prepared) -> ObjectiveOptions:
     """Fix the temperatures: as given, or (auto) from the scores of a sample of the first candidates.
 
-    Beta comes first: it gives Q the entropy that was asked for. Then gamma: it gives P under the base the
-    entropy of Q. What was chosen is logged with the figures that it was chosen by.
+    Beta comes first: it gives Q the entropy that was asked for, as a share of log K. Then gamma: it gives P under the
+    base the same share of the log of the number of passages that P is spread over, be they the query's candidates
+    or the whole batch's with those of the index. What was chosen is logged with the figures that it was chosen by.
     """
     target = options.target
     gold, score = target.temperature_gold, target.temperature_score
     if gold is None or score is None:
         numbers = prepared.schedule(options.steps).epoch(0).reshape(-1)[:_CALIBRATION_EXAMPLES]
-        similarity, values, mask = scored_candidates(options, prepared, numbers)
+        sample = scored_sample(options, prepared, numbers)
         if gold is None:
-            chosen = temperature_for_entropy(values, target.gold_entropy, mask)
+            chosen = temperature_for_entropy(sample.scores, target.gold_entropy, sample.mask)
             gold = chosen.temperature
             logger.info(
                 "temperature_gold = %.4g (auto): the scores of one query's candidates differ by %.3g %s (median "
@@ -48,7 +74,7 @@ def calibrate(options: TrainOptions, prepared: Prepared) -> ObjectiveOptions:
                 *(chosen.entropy, target.gold_entropy, *chosen.quartiles),
             )
         if score is None:
-            score = _matching_temperature(similarity, values, gold, mask)
+            score = _matching_temperature(options, prepared, sample, gold)
     return ObjectiveOptions(
         temperature_score=score,
         temperature_gold=gold,
@@ -60,31 +86,62 @@ def calibrate(options: TrainOptions, prepared: Prepared) -> ObjectiveOptions:
     )
 
 
+def index_negatives(options: TrainOptions, prepared: Prepared) -> IndexNegatives | None:
+    """The passages of the index that join each batch's, where the options ask for some."""
+    count = options.target.index_negatives
+    return IndexNegatives(prepared.indexed, count, options.steps.seed) if count else None
+
+
 def _matching_temperature(
-    similarity: torch.Tensor, values: torch.Tensor, gold: float, mask: torch.Tensor
+    options: TrainOptions, prepared: Prepared, sample: ScoredSample, gold: float
 ) -> float:
     """Gamma at which P under the base is as flat as Q, so that the KL does not begin by flattening P."""
-    compared, own = comparable(values, mask)
+    compared, own = comparable(sample.scores, sample.mask)
     q_entropy = float(normalised_entropy(log_distribution(compared, gold, own), own).median())
-    chosen = temperature_for_entropy(similarity, min(max(q_entropy, 0.05), 0.95), mask)
+    wanted = min(max(q_entropy, 0.05), 0.95)
+    if options.target.denominator is Denominator.CANDIDATES:
+        similarity, mask, over = sample.similarity, sample.mask, "one query's candidates"
+    else:
+        similarity, mask = _batch_similarity(options, prepared, sample)
+        over = f"a batch's passages ({int(mask.sum(-1).median()):,})"
+    chosen = temperature_for_entropy(similarity, wanted, mask)
     logger.info(
-        "temperature_score = %.4g (auto): one query's similarities differ by %.3g (median standard deviation), so P's "
-        "median entropy under the base is %.2f of log K; Q's is %.2f, and a P much sharper than Q would begin by "
-        "unlearning its order",
-        *(chosen.temperature, chosen.spread, chosen.entropy, q_entropy),
+        "temperature_score = %.4g (auto): the similarities of %s differ by %.3g (median standard deviation), so P's "
+        "median entropy under the base is %.2f of the log of their number; Q's is %.2f of log K, and a P much sharper "
+        "than Q would begin by unlearning its order",
+        *(chosen.temperature, over, chosen.spread, chosen.entropy, q_entropy),
     )
     return chosen.temperature
 
 
-def scored_candidates(
-    options: TrainOptions, prepared: Prepared, numbers: Rows
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The base's candidates of the ``(n,)`` numbered training examples, scored.
+def _batch_similarity(
+    options: TrainOptions, prepared: Prepared, sample: ScoredSample
+) -> tuple[Tensor, Tensor]:
+    """Similarities under the base to all passages of P's denominator, the sample cut into batches as in training.
 
     Returns:
-        Similarities under the base, the scores that Q is made of, and where there is a candidate at all: each
-        ``(n, K)``, the first two float64.
+        ``(n, N)`` float64 similarities, and where there is a passage: batches differ in how many they have.
     """
+    negatives = index_negatives(options, prepared)
+    size = options.steps.batch_size * options.steps.processes
+    parts = []
+    for start in range(0, len(sample.numbers), size):
+        batch = slice(start, start + size)
+        rows = sample.rows[batch]
+        passages = rows[rows != NO_PASSAGE]
+        if negatives is not None:
+            passages = np.concatenate([passages, negatives.draw(sample.numbers[batch])])
+        parts.append(sample.vectors[batch] @ prepared.index.vectors(np.unique(passages)).T)
+    similarity = np.zeros((len(sample.numbers), max(part.shape[1] for part in parts)))
+    mask = np.zeros(similarity.shape, dtype=bool)
+    for number, part in enumerate(parts):
+        place = np.s_[number * size : number * size + len(part), : part.shape[1]]
+        similarity[place], mask[place] = part, True
+    return torch.from_numpy(similarity), torch.from_numpy(mask)
+
+
+def scored_sample(options: TrainOptions, prepared: Prepared, numbers: Rows) -> ScoredSample:
+    """The base's candidates of the ``(n,)`` numbered training examples, scored by the supervisor."""
     examples = [prepared.sets.train[number] for number in numbers]
     vectors = encode_queries(prepared.base, [example.query for example in examples])
     rows = prepared.miner.mine(vectors, [example.query for example in examples], numbers)
@@ -92,7 +149,7 @@ def scored_candidates(
     mask = rows != NO_PASSAGE
     log_likelihoods = prepared.log_likelihoods(numbers, rows)
     passages = prepared.index.vectors(np.where(mask, rows, prepared.indexed[0]))
-    values = target_scores(
+    scores = target_scores(
         torch.from_numpy(log_likelihoods),
         torch.tensor([len(example.continuation_ids) for example in examples]),
         torch.tensor([example.num_bytes for example in examples]),
@@ -100,8 +157,5 @@ def scored_candidates(
         options.target.objective,
         torch.from_numpy(mask),
     )
-    return (
-        torch.from_numpy(np.einsum("nd,nkd->nk", vectors, passages)).double(),
-        values,
-        torch.from_numpy(mask),
-    )
+    similarity = torch.from_numpy(np.einsum("nd,nkd->nk", vectors, passages)).double()
+    return ScoredSample(numbers, vectors, rows, similarity, scores, torch.from_numpy(mask))

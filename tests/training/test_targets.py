@@ -19,8 +19,9 @@ from replug_client.supervisor.fake import FakeSupervisor
 from replug_client.supervisor.protocol import Prompt
 from replug_client.training.calibration import normalised_entropy
 from replug_client.training.candidates import CandidateMiner, CandidateOptions
+from replug_client.training.collator import IndexNegatives
 from replug_client.training.distributed import ALONE
-from replug_client.training.objectives import Aggregation, Objective, log_distribution
+from replug_client.training.objectives import Aggregation, Denominator, Direction, Objective, log_distribution
 from replug_client.training.options import TargetOptions, TrainOptions
 from replug_client.training.prepare import Prepared
 from replug_client.training.schedule import Schedule
@@ -30,6 +31,7 @@ from tests.retriever.tiny import saved_encoder
 PASSAGES = [f"word{number} word{number + 7}" for number in range(12)]
 QUERIES = [f"word{number} word{2 * number}" for number in range(20)]
 TOKENS, BYTES = 4, 9
+BATCH = 4
 
 
 def preference(example: int, row: int) -> float:
@@ -66,13 +68,14 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
             sets=SimpleNamespace(train=examples),
             miner=CandidateMiner(index, None, index.rows, CandidateOptions(5, 0, 0), 0),
             prompt=lambda example, row: Prompt((row, *example.query_ids, *example.continuation_ids), TOKENS),
-            schedule=lambda steps: Schedule(len(examples), 4, 0),
+            schedule=lambda steps: Schedule(len(examples), BATCH, 0),
         ),
     )
 
 
 def options(**target: Any) -> TrainOptions:
-    return cast(TrainOptions, SimpleNamespace(target=TargetOptions(**target), steps=None))
+    steps = SimpleNamespace(batch_size=BATCH, processes=1, seed=0)
+    return cast(TrainOptions, SimpleNamespace(target=TargetOptions(**target), steps=steps))
 
 
 def top_scores(prepared: Prepared) -> tuple[np.ndarray, np.ndarray]:
@@ -115,6 +118,39 @@ def test_p_follows_a_q_that_was_given(prepared: Prepared) -> None:
     assert chosen.temperature_gold == 0.2
     p, q = median_entropies(prepared, chosen.temperature_score, 0.2)
     assert p == pytest.approx(q, abs=0.01)
+
+
+@pytest.mark.parametrize("negatives", [0, 4, 500])
+def test_over_a_batch_p_gets_its_share_of_the_log_of_all_passages(
+    negatives: int, prepared: Prepared, caplog: pytest.LogCaptureFixture
+) -> None:
+    chosen_of = options(
+        kl=Direction.Q_P, denominator=Denominator.BATCH, index_negatives=negatives, gold_entropy=0.6
+    )
+    with caplog.at_level(logging.INFO):
+        chosen = calibrate(chosen_of, prepared)
+    similarity = encode_queries(prepared.base, QUERIES) @ encode_passages(prepared.base, PASSAGES).T
+    top = np.argsort(-similarity, axis=1)[:, :5]
+    shares, sizes = [], []
+    for batch in Schedule(len(QUERIES), BATCH, 0).epoch(0):
+        drawn = IndexNegatives(np.arange(len(PASSAGES)), negatives, 0).draw(batch)
+        passages = sorted({*top[batch].ravel().tolist(), *drawn.tolist()})
+        for example in batch:
+            weights = np.exp(similarity[example, passages].astype(np.float64) / chosen.temperature_score)
+            p = weights / weights.sum()
+            entropy = -float((p * np.log(p)).sum())
+            shares.append(entropy / np.log(len(passages)))
+            sizes.append(len(passages))
+    assert sorted(shares)[(len(shares) - 1) // 2] == pytest.approx(0.6, abs=0.01)
+    assert max(sizes) <= len(PASSAGES) and (negatives < 500 or set(sizes) == {len(PASSAGES)})
+    assert f"a batch's passages ({sorted(sizes)[(len(sizes) - 1) // 2]})" in caplog.text
+
+
+def test_a_batch_changes_gamma_and_not_beta(prepared: Prepared) -> None:
+    own = calibrate(options(kl=Direction.Q_P), prepared)
+    batch = calibrate(options(kl=Direction.Q_P, denominator=Denominator.BATCH), prepared)
+    assert batch.temperature_gold == own.temperature_gold
+    assert batch.temperature_score != pytest.approx(own.temperature_score, rel=0.01)
 
 
 def test_what_is_given_is_taken_and_nothing_is_scored(prepared: Prepared) -> None:
