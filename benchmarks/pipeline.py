@@ -1,8 +1,10 @@
 """Wall time of training beside scoring, over the longer of the two alone: 1 is a perfect overlap.
 
-python -m benchmarks.pipeline [--steps 60]
+python -m benchmarks.pipeline [--steps 30]
 
-A stand-in server of fixed latency and parallelism scores, so that scoring costs hardly any local CPU. First
+The sizes are those of the README's session: passages, queries and continuations of 128 tokens, batches of 4 examples;
+both encoders are trained. A stand-in server of fixed latency and parallelism scores, so that scoring costs hardly any
+local CPU. First
 everything is scored, without latency; with these scores kept, training alone is timed. Then the server is
 made half as slow, as slow and twice as slow as that, and three things are timed in turn: scoring alone and
 both together, each with an empty cache, and training alone once more. Timed is from the start of the candidate
@@ -36,7 +38,7 @@ from replug_client.training.options import DataOptions, PlaceOptions, StepOption
 from replug_client.training.prepare import Prepared, prepare
 from replug_client.training.run import build_trainer
 
-_FILES, _TOKENS, _BATCH = 16, 32, 4
+_FILES, _TOKENS, _BATCH = 16, 128, 4
 _PARALLEL = 64
 _GOAL = 1.1  # wall time of both together, over the longer of the two alone
 _ROW = "{:>9}{:>15}{:>16}{:>10}{:>11}{:>7}"
@@ -57,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=30)
     steps = parser.parse_args().steps
     if steps < 1:
         parser.error("--steps must be at least 1")
@@ -89,7 +91,7 @@ def main() -> None:
 
 def options_for(folder: Path, steps: int) -> TrainOptions:
     """A small real corpus of this Python's library, embedded; and a run over it."""
-    corpus = stdlib_corpus.CorpusOptions(files=_FILES, passage_tokens=64, min_passage_tokens=32)
+    corpus = stdlib_corpus.CorpusOptions(files=_FILES)
     report = stdlib_corpus.build(folder / "data", corpus)
     encoder = EncoderOptions(str(minilm()))
     store = PassageStore.open([report.passages], folder / "cache")

@@ -34,9 +34,9 @@ from demo.pipeline import minilm
 from replug_client.corpus.records import Example
 from replug_client.progress import configure_logging
 from replug_client.retriever.encoder import EncoderOptions, load_encoder
+from replug_client.training.choices import Direction
 from replug_client.training.collator import EXAMPLE_COLUMN, LSRDataCollator
 from replug_client.training.loss import LSRLoss, ObjectiveOptions
-from replug_client.training.objectives import Direction
 from replug_client.training.stream import ScoredCandidates
 from replug_client.training.trainer import set_dropout
 

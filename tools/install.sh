@@ -12,6 +12,9 @@ cd "$(dirname "$0")/.."
 venv=${1:-.venv}
 extras=${2:-demo}
 cpu_index=https://download.pytorch.org/whl/cpu
+# shellcheck source=tools/alone.sh
+source tools/alone.sh
+alone "$venv"
 
 supported() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' 2>/dev/null; }
 

@@ -33,8 +33,8 @@ from replug_client.progress import configure_logging
 from replug_client.retriever.options import EncoderOptions
 from replug_client.supervisor.prompts import unescape
 from replug_client.training.candidates import CandidateOptions
+from replug_client.training.choices import Aggregation, Denominator, Objective
 from replug_client.training.modes import ModeOptions, RefreshSchedule
-from replug_client.training.objectives import Aggregation, Denominator, Objective
 from replug_client.training.options import (
     BestMetric,
     Curriculum,

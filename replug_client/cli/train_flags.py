@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from replug_client.cli.flags import FILES
-from replug_client.training import objectives, options
+from replug_client.training import choices, options
 
 RETRIEVER = "Retriever"
 EXAMPLES = "Examples and candidates"
@@ -167,7 +167,7 @@ def _temperature(text: str) -> float | None:
 
 
 Objective = Annotated[
-    objectives.Objective,
+    choices.Objective,
     typer.Option(
         "--objective",
         help="lsr: a KL of P and Q; pdist: Atlas' KL(Q||P); marginal: -log sum of P times likelihood (EMDR2); loop: "
@@ -217,11 +217,11 @@ GoldEntropy = Annotated[
     ),
 ]
 Score = Annotated[
-    objectives.Aggregation,
+    choices.Aggregation,
     typer.Option("--score", help="How log-probs become one score.", rich_help_panel=OBJECTIVE),
 ]
 Kl = Annotated[
-    objectives.Direction | None,
+    choices.Direction | None,
     typer.Option(
         "--kl",
         help="p-q is KL(P||Q), q-p is KL(Q||P).",
@@ -230,7 +230,7 @@ Kl = Annotated[
     ),
 ]
 Denominator = Annotated[
-    objectives.Denominator,
+    choices.Denominator,
     typer.Option(
         "--denominator",
         help="Which passages share P's mass: the query's candidates, or the batch's (with --kl q-p).",

@@ -42,7 +42,8 @@ from replug_client.compat.rag_system import (
     supervisor_of,
 )
 from replug_client.errors import CorpusError, OptionError
-from replug_client.training.objectives import Aggregation, aggregate, kl_divergence, log_distribution
+from replug_client.training.choices import Aggregation
+from replug_client.training.objectives import aggregate, kl_divergence, log_distribution
 
 __all__ = [
     "DEFAULT_PROMPT_TEMPLATE",

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from replug_client.supervisor.open import SupervisorOptions, open_supervisor
     from replug_client.supervisor.protocol import Prompt, Score, Supervisor
     from replug_client.training.arguments import LSRTrainingArguments
+    from replug_client.training.choices import Aggregation, Denominator, Direction, Objective
     from replug_client.training.collator import LSRDataCollator
     from replug_client.training.loss import LSRLoss, ObjectiveOptions
-    from replug_client.training.objectives import Aggregation, Denominator, Direction, Objective
     from replug_client.training.text_collator import DataCollatorForLSR, split_batch
     from replug_client.training.text_trainer import TrainerForLSR
     from replug_client.training.trainer import LSRTrainer
@@ -58,7 +58,7 @@ _MODULES = {
     "training.arguments": ("LSRTrainingArguments",),
     "training.collator": ("LSRDataCollator",),
     "training.loss": ("LSRLoss", "ObjectiveOptions"),
-    "training.objectives": ("Aggregation", "Denominator", "Direction", "Objective"),
+    "training.choices": ("Aggregation", "Denominator", "Direction", "Objective"),
     "training.text_collator": ("DataCollatorForLSR", "split_batch"),
     "training.text_trainer": ("TrainerForLSR",),
     "training.trainer": ("LSRTrainer",),

@@ -12,18 +12,20 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
 from replug_client.retriever.projection import ProjectedEncoder
-from replug_client.training.distributed import join_parts, of_all
-from replug_client.training.grad_cache import encode_in_chunks
-from replug_client.training.isotropy import sigreg
-from replug_client.training.objectives import (
+from replug_client.training.choices import (
     Aggregation,
     Denominator,
     Direction,
     Objective,
-    aggregate,
-    all_but,
     check_objective,
     direction_of,
+)
+from replug_client.training.distributed import join_parts, of_all
+from replug_client.training.grad_cache import encode_in_chunks
+from replug_client.training.isotropy import sigreg
+from replug_client.training.objectives import (
+    aggregate,
+    all_but,
     info_nce,
     log_distribution,
     lsr_loss,

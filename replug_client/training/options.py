@@ -10,8 +10,7 @@ from replug_client.errors import OptionError
 from replug_client.retriever.options import EncoderOptions
 from replug_client.supervisor.open import SupervisorOptions
 from replug_client.training.candidates import CandidateOptions
-from replug_client.training.modes import ModeOptions
-from replug_client.training.objectives import (
+from replug_client.training.choices import (
     Aggregation,
     Denominator,
     Direction,
@@ -19,6 +18,7 @@ from replug_client.training.objectives import (
     check_objective,
     direction_of,
 )
+from replug_client.training.modes import ModeOptions
 
 
 class Train(StrEnum):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from replug_client.training.objectives import Objective
+from replug_client.training.choices import Objective
 
 _REPLUG = """
 @article{shi2023replug,

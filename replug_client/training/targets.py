@@ -13,9 +13,10 @@ from torch import Tensor
 from replug_client.retriever.encoder import encode_queries
 from replug_client.training.calibration import comparable, normalised_entropy, temperature_for_entropy
 from replug_client.training.candidates import NO_PASSAGE, Rows
+from replug_client.training.choices import Aggregation, Denominator
 from replug_client.training.collator import IndexNegatives
 from replug_client.training.loss import ObjectiveOptions
-from replug_client.training.objectives import Aggregation, Denominator, log_distribution, target_scores
+from replug_client.training.objectives import log_distribution, target_scores
 from replug_client.training.options import TrainOptions
 from replug_client.training.prepare import Prepared
 

@@ -24,6 +24,7 @@ from replug_client.statistics import PairedDifference, bits_per_byte, paired_boo
 from replug_client.supervisor.prompts import PromptBuilder
 from replug_client.supervisor.protocol import Supervisor
 from replug_client.training.candidates import NO_PASSAGE, Rows
+from replug_client.training.choices import Direction
 from replug_client.training.diagnostics import unique_share
 from replug_client.training.loss import ObjectiveOptions
 from replug_client.training.moves import (
@@ -34,13 +35,7 @@ from replug_client.training.moves import (
     ranks_in,
     reciprocal_ranks,
 )
-from replug_client.training.objectives import (
-    Direction,
-    aggregate,
-    kl_divergence,
-    log_distribution,
-    target_scores,
-)
+from replug_client.training.objectives import aggregate, kl_divergence, log_distribution, target_scores
 from replug_client.training.options import BestMetric
 
 PRIMARY_METRIC = "bits_per_byte"

@@ -10,7 +10,7 @@ import pytest
 from replug_client.cli.app import main
 from replug_client.errors import OptionError
 from replug_client.training import run
-from replug_client.training.objectives import Denominator, Direction, Objective
+from replug_client.training.choices import Denominator, Direction, Objective
 from replug_client.training.options import StepOptions, TargetOptions, TrainOptions
 from tests.cli.test_train import basic, place, read_run, replug  # noqa: F401  (place is a fixture)
 

@@ -10,9 +10,9 @@ from sentence_transformers import SentenceTransformer
 from replug_client.corpus.records import Example
 from replug_client.retriever.encoder import EncoderOptions, encode_passages, encode_queries, load_encoder
 from replug_client.retriever.index import ArrayIndex
+from replug_client.training.choices import Denominator, Direction
 from replug_client.training.collator import IndexNegatives, LSRDataCollator, label_tensor
 from replug_client.training.loss import LSRLoss, ObjectiveOptions
-from replug_client.training.objectives import Denominator, Direction
 from replug_client.training.stream import ScoredCandidates
 from tests.retriever.tiny import DIMENSION, saved_encoder
 

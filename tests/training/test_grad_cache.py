@@ -11,9 +11,9 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from replug_client.retriever.encoder import EncoderOptions, load_encoder
+from replug_client.training.choices import Denominator, Direction
 from replug_client.training.grad_cache import encode_in_chunks
 from replug_client.training.loss import LSRLoss, ObjectiveOptions
-from replug_client.training.objectives import Denominator, Direction
 from replug_client.training.trainer import set_dropout
 from tests.retriever.tiny import saved_encoder, sentences
 

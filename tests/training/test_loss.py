@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from replug_client.retriever.encoder import EncoderOptions, load_encoder
+from replug_client.training.choices import Aggregation, Denominator, Direction
 from replug_client.training.loss import LSRLoss, ObjectiveOptions
-from replug_client.training.objectives import Aggregation, Denominator, Direction
 from tests.retriever.tiny import saved_encoder
 
 # Three queries over five passages; candidates by column, -1 where there is none.

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from replug_client.errors import OptionError
+from replug_client.training.choices import Aggregation, Denominator, Direction, Objective
 from replug_client.training.loss import LSRLoss, ObjectiveOptions
-from replug_client.training.objectives import Aggregation, Denominator, Direction, Objective
 from tests.training.test_loss import (
     BETA,
     COLUMNS,

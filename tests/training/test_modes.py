@@ -17,11 +17,11 @@ from replug_client.retriever.encoder import EncoderOptions, encode_passages, enc
 from replug_client.retriever.index import ArrayIndex, PassageIndex
 from replug_client.retriever.projection import first_weights, with_projection
 from replug_client.training.background import BackgroundEmbedding
+from replug_client.training.choices import Direction
 from replug_client.training.isotropy import epps_pulley, sigreg
 from replug_client.training.lora import add_lora, has_lora, load_updates, merge_lora, save_updates
 from replug_client.training.loss import ObjectiveOptions
 from replug_client.training.modes import ModeOptions, RefreshSchedule
-from replug_client.training.objectives import Direction
 from replug_client.training.rerank import RerankedIndex
 from replug_client.training.trainable import last_layers
 from tests.retriever.index_contract import PassageIndexContract, unit_vectors

@@ -9,7 +9,7 @@ import torch
 from torch.distributions import Categorical, kl_divergence
 
 from replug_client.training import objectives
-from replug_client.training.objectives import Aggregation, Direction
+from replug_client.training.choices import Aggregation, Direction
 
 GENERATOR = torch.Generator().manual_seed(7)
 

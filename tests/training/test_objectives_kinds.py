@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from replug_client.errors import OptionError
-from replug_client.training import objectives
-from replug_client.training.objectives import Aggregation, Denominator, Direction, Objective
+from replug_client.training import choices, objectives
+from replug_client.training.choices import Aggregation, Denominator, Direction, Objective
 
 GENERATOR = torch.Generator().manual_seed(11)
 
@@ -142,7 +142,7 @@ def test_a_batch_without_other_passages_has_no_negatives_and_no_gradient() -> No
     ],
 )
 def test_each_objective_has_its_sources_direction(objective: Objective, expected: Direction) -> None:
-    assert objectives.direction_of(objective, None) is expected
+    assert choices.direction_of(objective, None) is expected
 
 
 @pytest.mark.parametrize(
@@ -168,4 +168,4 @@ def test_what_does_not_go_together_is_refused(given: dict[str, object], found: s
         "contrastive": 0.0,
     }
     with pytest.raises(OptionError, match=found):
-        objectives.check_objective(**(options | given))  # type: ignore[arg-type]
+        choices.check_objective(**(options | given))  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ import doctest
 import re
 from pathlib import Path
 
-from replug_client.training.objectives import Aggregation, Denominator, Direction, Objective
+from replug_client.training.choices import Aggregation, Denominator, Direction, Objective
 
 PAGE = Path(__file__).parents[2] / "docs" / "objectives.md"
 VALUES = {"objective": Objective, "kl": Direction, "score": Aggregation, "denominator": Denominator}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from replug_client.training.choices import Objective
 from replug_client.training.loss import ObjectiveOptions
-from replug_client.training.objectives import Objective
 from tests.training.planted import base_model, plant, recall_at_1, trainer_for
 
 

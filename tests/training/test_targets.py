@@ -19,9 +19,10 @@ from replug_client.supervisor.fake import FakeSupervisor
 from replug_client.supervisor.protocol import Prompt
 from replug_client.training.calibration import normalised_entropy
 from replug_client.training.candidates import CandidateMiner, CandidateOptions
+from replug_client.training.choices import Aggregation, Denominator, Direction, Objective
 from replug_client.training.collator import IndexNegatives
 from replug_client.training.distributed import ALONE
-from replug_client.training.objectives import Aggregation, Denominator, Direction, Objective, log_distribution
+from replug_client.training.objectives import log_distribution
 from replug_client.training.options import TargetOptions, TrainOptions
 from replug_client.training.prepare import Prepared
 from replug_client.training.schedule import Schedule

@@ -11,8 +11,8 @@ from transformers import TrainerCallback
 
 from replug_client.training import loss as loss_module
 from replug_client.training import objectives
+from replug_client.training.choices import Denominator, Direction
 from replug_client.training.loss import ObjectiveOptions
-from replug_client.training.objectives import Denominator, Direction
 from replug_client.training.trainer import LSRTrainer
 from tests.training.planted import QUERIES, base_model, plant, recall_at_1, trainer_for
 

@@ -18,8 +18,8 @@ from replug_client.supervisor.fake import FakeSupervisor
 from replug_client.supervisor.prompts import PromptBuilder
 from replug_client.supervisor.protocol import Prompt
 from replug_client.training.candidates import NO_PASSAGE
+from replug_client.training.choices import Direction
 from replug_client.training.loss import ObjectiveOptions
-from replug_client.training.objectives import Direction
 from replug_client.training.options import BestMetric
 from replug_client.training.validation import (
     HeldOutLikelihood,
