@@ -55,7 +55,8 @@ class _Submission:
     def deliver(self, scores: dict[bytes, Score]) -> None:
         with self._lock:
             new = {key: score for key, score in scores.items() if key in self.missing}
-            self.missing -= new.keys()
+            # Not "-= new.keys()", which makes a new set of all that are missing.
+            self.missing.difference_update(new)
             self.scores |= new
             complete = not self.missing
         if new and self._on_scores is not None:

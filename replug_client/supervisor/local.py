@@ -203,7 +203,8 @@ class LocalSupervisor:
         if not self._keeps_logits:
             logits = logits[:, low:high]
         targets = ids[:, low + 1 : high + 1, None]
-        log_probs = torch.log_softmax(logits.float(), dim=-1).gather(-1, targets)[..., 0].cpu().numpy()
+        all_log_probs = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
+        log_probs = all_log_probs.gather(-1, targets)[..., 0].cpu().numpy()
         return [
             log_probs[row, first - low : first - low + prompt.num_continuation].copy()
             for row, (first, prompt) in enumerate(zip(firsts, batch, strict=True))
