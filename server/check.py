@@ -63,6 +63,8 @@ def main(arguments: Sequence[str]) -> int:
     given = made.parse_args(arguments)
     if not 1 <= given.continuation < given.tokens:
         made.error("--continuation must be at least 1, and less than --tokens")
+    if not given.seconds > 0:
+        made.error(f"--seconds {given.seconds:g}: expected more than 0")
     levels = _levels(given.concurrency)
     try:
         import server.scoring  # noqa: F401
@@ -73,6 +75,8 @@ def main(arguments: Sequence[str]) -> int:
         ) from error
     named = given.base_url or [os.environ.get("OPENAI_BASE_URL") or _DEFAULT_URL]
     urls = [url.strip().rstrip("/") for text in named for url in text.split(",") if url.strip()]
+    if not urls:
+        made.error(f"--base_url {','.join(named)!r} holds no URL; expected one such as {_DEFAULT_URL}")
     usable, model = 0, given.model
     for url in urls:
         print(url, flush=True)

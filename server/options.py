@@ -67,19 +67,21 @@ class ServeOptions:
 
     @staticmethod
     def _check_extra(flag: str) -> None:
-        if flag == "--api-key":
+        # vLLM's parser takes flags by their beginnings, too.
+        if len(flag) > len("--a") and "--api-key".startswith(flag):
             raise ServerError(
                 "an API key on the command line can be read by everybody in the process list",
                 "Leave --api-key out and put the key into the environment variable VLLM_API_KEY.",
             )
-        if flag in ("--model", "--host", "--port", "--dtype", "--max-model-len"):
-            raise ServerError(f"{flag} stands after the --", f"Give {flag} before it: it is an option here.")
-        if flag.startswith("--ssl-"):
+        own = ("--model", "--host", "--port", "--dtype", "--max-model-len")
+        if name := next((name for name in own if flag != "--" and name.startswith(flag)), None):
+            raise ServerError(f"{flag} stands after the --", f"Give {name} before it: it is an option here.")
+        if flag.startswith("--ssl"):
             raise ServerError(
                 f"{flag} makes vLLM speak https, and its server is watched over http",
                 "Put a reverse proxy with the certificate (nginx, Caddy) before it, and leave --host at 127.0.0.1.",
             )
-        if flag in ("--uds", "--headless"):
+        if flag in ("--uds", "--headless", "--grpc"):
             raise ServerError(
                 f"{flag} leaves nothing to probe over HTTP", "Start such a server with vLLM itself."
             )

@@ -134,6 +134,8 @@ def plan(
     variables = {setting.name: setting.value or "" for setting in chosen if not setting.is_flag}
     devices = _devices(options, build, machine)
     key = next((name for name in KEY_VARIABLES if environ.get(name)), None)
+    if key is not None:
+        check_key(key, environ[key])
     commands = tuple(
         Command(
             (
@@ -299,6 +301,19 @@ def _gpus_each(options: ServeOptions) -> int:
 
 def _is_free(setting: Setting, options: ServeOptions, environ: Mapping[str, str]) -> bool:
     return not options.gives(setting.name) if setting.is_flag else setting.name not in environ
+
+
+def check_key(variable: str, key: str) -> None:
+    """Refuse a key that no HTTP header can carry, before a model is loaded for it; the key is not said.
+
+    Raises:
+        ServerError: it holds white space, or what is not printable ASCII.
+    """
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise ServerError(
+            f"the API key in {variable} holds a space, a line break, or what else no HTTP header can carry",
+            "Set it again, of printable ASCII characters (a line break often comes from reading it out of a file).",
+        )
 
 
 def _exposure(options: ServeOptions, environ: Mapping[str, str]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 import time
@@ -126,6 +127,8 @@ class Replica:
             return None  # not yet
         except ServerError as error:
             return self._has_died(Diagnosis(error.cause, error.mend))
+        except Exception as error:  # what it says may hold the key, and a traceback helps nobody here
+            return self._has_died(Diagnosis(f"the probe of the server failed ({type(error).__name__})", ""))
         if self.served is not None:
             self.state = "ready"
             self._ready_at = self._answered = now
@@ -259,9 +262,11 @@ def check_port(host: str, port: int) -> None:
                         "--host takes one of its own addresses, or 0.0.0.0 for all of them.",
                     ) from None
                 free = other.getsockname()[1]
+            taken = error.errno == errno.EADDRINUSE
+            also = ", or end what listens there (ss -ltnp shows it)" if taken else ""
             raise ServerError(
                 f"port {port} of {host} cannot be had: {error.strerror}",
-                f"Give another (--port {free} is free), or end what listens there (ss -ltnp shows it).",
+                f"Give another (--port {free} is free){also}.",
             ) from None
 
 

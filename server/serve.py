@@ -7,6 +7,7 @@ import signal
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 
 from server.detect import Build, Machine, find_build, read_machine, read_model
 from server.fleet import Fleet, StopRequest
@@ -61,7 +62,8 @@ def serve(
     started = time.monotonic()
 
     def say(text: str) -> None:
-        print(f"[{time.monotonic() - started:5.0f} s] {text}", flush=True)
+        with suppress(OSError):  # a screen that is gone (| head), or a full disk, must not end the servers
+            print(f"[{time.monotonic() - started:5.0f} s] {text}", flush=True)
 
     stop = StopRequest()
     with stop.on_signals():

@@ -8,6 +8,7 @@ wrong, unreadable or aborted answer             at once, only the prompts concer
 no answer in time                               in two halves
 500, 429                                        after a wait that doubles
 any of them for the third time                  in two halves, so that one bad prompt ends up alone
+any of them for the last time                   each prompt by itself, once more
 the server died while this alone was there      each prompt by itself; never again where one by itself did so
 400, 413, 422                                   never; in two halves, until the refused prompt stands alone
 401, 403, 404 and the like                      never; everything ends
@@ -114,11 +115,16 @@ class Asker:
             failures += 1
             killed += isinstance(error, KilledServerError)
             _log.debug("attempt %d of %d: %s", failures, self._options.attempts, error)
-            if failures >= self._options.attempts or (killed >= _DEADLY and len(wanted) == 1):
-                self._give_up(request, wanted, error)
+            last = failures >= self._options.attempts
+            if len(wanted) == 1 and (last or killed >= _DEADLY):
+                self._give_up(request, wanted[0], error)
                 return
             await self._pause(error, failures)
-            if parts := _parts(wanted, error, failures):
+            if last:  # whichever of them it is, the others are not to be lost with it
+                parts, failures = _singles(wanted), self._options.attempts - 1
+            else:
+                parts = _parts(wanted, error, failures)
+            if parts:
                 await all_or_none([self._ask(request, part, failures, killed) for part in parts])
                 return
 
@@ -157,20 +163,16 @@ class Asker:
                 " the server room for it (--retrieved_max_length, --context_len, --pred_len)?"
             )
 
-    def _give_up(self, request: Request, wanted: Sequence[int], error: SupervisorError) -> None:
-        """Each prompt gets its error; where nothing at all was scored meanwhile, everything ends.
+    def _give_up(self, request: Request, wanted: int, error: SupervisorError) -> None:
+        """A prompt gets its error; where nothing at all was scored meanwhile, everything ends.
 
-        Then it is not the prompts: asking for all the others would take as long for each of them.
+        Then it is not the prompt: asking for all the others would take as long for each of them.
         """
-        for i in wanted:
-            own = request.results.get(i)
-            request.results[i] = self._last_word(
-                request.prompts[i], own if isinstance(own, SupervisorError) else error
-            )
+        own = request.results.get(wanted)
+        last = self._last_word(request.prompts[wanted], own if isinstance(own, SupervisorError) else error)
+        request.results[wanted] = last
         deadly = isinstance(error, KilledServerError)  # it may well be the first that is asked for again
         if self._scored == (self._scored_at_death if deadly else request.scored_before):
-            last = request.results[wanted[0]]
-            assert isinstance(last, SupervisorError)
             raise last
         if deadly:
             self._scored_at_death = self._scored
@@ -182,7 +184,10 @@ class Asker:
         place = "" if "://" in text else f" (from {self._pool.names})"
         asked = f"Asked {self._options.attempts} times."
         if isinstance(error, KilledServerError):
-            asked = "The server died each time; the last time it had nothing else to do. Leave this pair out."
+            asked = (
+                "Each time the server was gone after it, the last time with nothing else to do. Where the server's log"
+                " shows that it died, leave this pair out."
+            )
         mend = (
             f"{asked} See what the server says of itself with:"
             f" python -m server check --base_url {self._pool.names.replace(', ', ',')}"
@@ -209,12 +214,16 @@ def _halves(wanted: Sequence[int]) -> list[Sequence[int]]:
     return [wanted[:middle], wanted[middle:]]
 
 
+def _singles(wanted: Sequence[int]) -> list[Sequence[int]]:
+    return [[i] for i in wanted]
+
+
 def _parts(wanted: Sequence[int], error: SupervisorError, failures: int) -> list[Sequence[int]]:
     """What is asked for separately from now on; nothing where all of it may stay together."""
     if len(wanted) == 1:
         return []
     if isinstance(error, KilledServerError):  # each death costs one of the server's restarts
-        return [[i] for i in wanted]
+        return _singles(wanted)
     return _halves(wanted) if isinstance(error, TimedOutError) or failures >= _HALVED_AFTER else []
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import logging
+import os
 import sqlite3
 import threading
 import time
@@ -169,7 +170,7 @@ class ScoreCache:
                     return operation(self._connection)
                 except (sqlite3.OperationalError, sqlite3.ProgrammingError):
                     raise
-                except sqlite3.DatabaseError as error:
+                except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
                     self._connection.close()
                     self._connection = self._open(damage=str(error))
                     return operation(self._connection)
@@ -217,19 +218,34 @@ def _connect(path: str) -> sqlite3.Connection:
             connection.execute(f"PRAGMA user_version={_FORMAT}")
         connection.execute("SELECT key, value FROM scores LIMIT 1").fetchone()
         connection.execute("SELECT fingerprint, identity, canary FROM supervisors LIMIT 1").fetchone()
-    except sqlite3.OperationalError:
+    except (sqlite3.Error, UnicodeDecodeError, _DamagedError) as error:
         connection.close()
-        raise
-    except (sqlite3.DatabaseError, _DamagedError) as error:
-        connection.close()
+        if isinstance(error, sqlite3.OperationalError) and not _tells_of_damage(error, path):
+            raise
         raise _DamagedError(str(error)) from error
     return connection
 
 
+def _code(error: sqlite3.Error) -> int | None:
+    """SQLite's primary result code; what else it means is in the upper bytes."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
+
+
+def _tells_of_damage(error: sqlite3.OperationalError, path: str) -> bool:
+    """Whether a file that cannot be opened is at fault itself: a bad header, or tables that are not ours."""
+    code = _code(error)
+    if code == sqlite3.SQLITE_READONLY:  # what the header says, too, can make it so
+        return os.access(path, os.W_OK) and os.access(Path(path).parent, os.W_OK)
+    return code == sqlite3.SQLITE_ERROR
+
+
 def _mend(error: sqlite3.Error) -> str:
-    code = getattr(error, "sqlite_errorcode", None)  # with what else it means in the upper bytes
-    if code is not None and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+    code = _code(error)
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return f"End another process that has held it for {_BUSY_MS // 1000} s or longer"
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
+        return "See whether its file and folder may be written"
     return "Free some space"
 
 

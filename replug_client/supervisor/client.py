@@ -167,10 +167,12 @@ class RemoteSupervisor:
         endpoints, options = self._endpoints, self._options
         served, absent = await find_servers(endpoints, model, options)
         names = {endpoint: entry.name for endpoint, entry in served.items()}
-        wire_format, canary = await choose_format(dict(names), formats, options)
+        chosen = await choose_format(dict(names), formats, options)
+        wire_format, canary = chosen.wire_format, chosen.canary
+        absent |= chosen.absent
         lengths = [entry.max_model_len for entry in served.values() if entry.max_model_len is not None]
         self._format = wire_format
-        self._first = next(iter(names.items()))
+        self._first = next(item for item in names.items() if item[0] not in chosen.absent)
         self.name = self._first[1]
         # One token is generated, though nobody reads it.
         self.max_prompt_tokens = min(lengths) - 1 if lengths else _UNKNOWN_LENGTH
@@ -187,7 +189,7 @@ class RemoteSupervisor:
         self._pool = Pool(endpoints, check, options, absent)
         self._asker = Asker(self._pool, names, wire_format, options)
         self._completer = Completer(self._pool, names, options)
-        for endpoint in served:
+        for endpoint in (endpoint for endpoint in served if endpoint not in absent):
             _log.info(
                 "supervisor %s at %s: format %s, at most %s tokens",
                 names[endpoint],

@@ -97,9 +97,38 @@ def base_urls(text: str | None) -> list[str]:
     return urls
 
 
+def check_url(base_url: str) -> None:
+    """Refuse what is no address of a server.
+
+    Raises:
+        OptionError: no http(s), no host, or no port that can be.
+    """
+    if not base_url.startswith(("http://", "https://")):
+        raise OptionError(f"--base_url must begin with http:// or https://, not {base_url!r}")
+    try:
+        url = httpx2.URL(base_url)
+    except (httpx2.InvalidURL, ValueError) as error:
+        raise OptionError(
+            f"--base_url {base_url!r}: {error}; expected one such as {DEFAULT_BASE_URL}"
+        ) from None
+    if not url.host or not (url.port is None or 1 <= url.port <= 65535):
+        found = "no host" if not url.host else f"port {url.port}, which is not between 1 and 65535"
+        raise OptionError(f"--base_url {base_url!r} has {found}; expected one such as {DEFAULT_BASE_URL}")
+
+
 def api_key() -> str:
-    """``OPENAI_API_KEY``; a server that asks for none takes anything."""
-    return os.environ.get("OPENAI_API_KEY") or "none"
+    """``OPENAI_API_KEY``; a server that asks for none takes anything.
+
+    Raises:
+        OptionError: no HTTP header can carry it.
+    """
+    key = os.environ.get("OPENAI_API_KEY") or "none"
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise OptionError(
+            "the key in OPENAI_API_KEY holds a space, a line break, or another character that no HTTP header can"
+            " carry; set it again (a line break often comes from reading it out of a file)"
+        )
+    return key
 
 
 def is_loopback(base_url: str) -> bool:
@@ -117,9 +146,11 @@ def make_client(base_url: str, *, timeout: float = 600.0) -> openai.AsyncOpenAI:
     Args:
         base_url: With the ``/v1``.
         timeout: Seconds for an answer; generous, since vLLM throws away the work of a dropped request.
+
+    Raises:
+        OptionError: it is no URL.
     """
-    if not base_url.startswith(("http://", "https://")):
-        raise OptionError(f"--base_url must begin with http:// or https://, not {base_url!r}")
+    check_url(base_url)
     limits = httpx2.Limits(
         max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEP_ALIVE_SECONDS
     )

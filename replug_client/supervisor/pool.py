@@ -98,6 +98,7 @@ class Pool:
         self._outage: asyncio.Task[None] | None = None
         self._over: OutageError | None = None  # an outage that was waited for, and lasts
         self._back = asyncio.Event()
+        self._news = asyncio.Event()  # set for a moment when a server's state has changed
         for replica in self.replicas:
             if (error := (absent or {}).get(replica.endpoint)) is not None:
                 _log.warning("%s; going on without it until it answers", error)
@@ -133,7 +134,7 @@ class Pool:
             if isinstance(error, BusyError | RefusedForNowError | TimedOutError):
                 replica.limiter.overloaded(time.monotonic() - began)
             if alone and not isinstance(error, NoConnectionError):
-                await replica.settled.wait()
+                await self._known(replica)
                 if replica.deaths > deaths:
                     raise KilledServerError(f"{error} The server was gone after it.") from error
             raise
@@ -148,10 +149,24 @@ class Pool:
         """See ``Slot.confirm``."""
         if not replica.is_alive:
             passed = replica.passed
-            await replica.settled.wait()
+            await self._known(replica)
             # Not `is_alive`: another connection may have broken since, which says nothing of this answer.
             if replica.passed == passed:
                 raise LostConnectionError(f"an answer of a server that is gone since: {replica.error}")
+
+    async def _known(self, replica: Replica) -> None:
+        """Wait until it is known whether a server is as it was; or until it is gone and another is there instead."""
+        while not replica.settled.is_set() and not self._is_replaced(replica):
+            await self._news.wait()
+
+    def _is_replaced(self, replica: Replica) -> bool:
+        """Whether a server is gone, perhaps for good, while what it was asked can be asked of another."""
+        return replica.state is State.GONE and any(other.is_alive for other in self.replicas)
+
+    def _tell(self) -> None:
+        """Wake whoever waits for news of a server."""
+        self._news.set()
+        self._news.clear()
 
     async def prove(self) -> None:
         """At the end: hold each server against the canary that has answered since its last one.
@@ -254,6 +269,7 @@ class Pool:
     async def _restore(self, replica: Replica) -> None:
         """Ask for the canary until the server is back, or another model answers."""
         url, began, wait, asked = replica.endpoint.base_url, time.monotonic(), self._options.first_wait, 0
+        told: set[type[SupervisorError]] = set()
         while True:
             try:
                 await replica.proof.hold()
@@ -266,6 +282,9 @@ class Pool:
                 break
             except SupervisorError as error:
                 asked, replica.error = asked + 1, error
+                if not isinstance(error, SupervisorUnavailableError) and type(error) not in told:
+                    told.add(type(error))  # it answers, but not as it must: nobody would look for that
+                    _log.warning("%s is not taken in: %s", url, error)
             except Exception as error:  # a defect of ours must not leave all that waits without an end
                 _log.exception("%s cannot be held against its canary", url)
                 asked, replica.error = asked + 1, SupervisorError(f"{url}: {error!r}")
@@ -273,6 +292,7 @@ class Pool:
                 replica.state, replica.on_probation = State.GONE, True
                 replica.deaths += 1
                 _log.warning("%s is gone (%s)", url, replica.error)
+                self._tell()
             if asked >= 2:
                 self._look_for_outage()
             await asyncio.sleep(wait)
@@ -286,6 +306,7 @@ class Pool:
             self._over = None
             self._back.set()
         replica.settled.set()
+        self._tell()
         self._hand_out()
 
     def _look_for_outage(self) -> None:
@@ -338,6 +359,7 @@ class Pool:
                 future.set_exception(type(error)(str(error)))  # its own: a raised one gathers tracebacks
         for replica in self.replicas:
             replica.settled.set()
+        self._tell()
 
     def _watch(self, replica: Replica) -> None:
         idle = replica.watcher is None or replica.watcher.done()

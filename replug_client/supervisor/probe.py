@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -22,7 +22,7 @@ from replug_client.errors import (
     WrongAnswerError,
 )
 from replug_client.supervisor.canary import CANARY, difference
-from replug_client.supervisor.endpoint import Endpoint, ServedModel
+from replug_client.supervisor.endpoint import Endpoint, ServedModel, TimedOutError
 from replug_client.supervisor.formats import WireFormat
 from replug_client.supervisor.formats.completions import ECHO, echoed_tokens
 from replug_client.supervisor.options import ClientOptions
@@ -33,6 +33,7 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _PROBE_TOLERANCE = 0.5  # nats per token: bfloat16 noise stays below, another text does not
 _WRONG_ANSWERS = 3  # of one question, before the format counts as one that does not work
+_LATE_ANSWERS = 2  # the same, of a question that has minutes for its answer
 _START_WAIT = 5.0  # between two questions to servers of which none answers yet
 _CANARY_SECONDS = 120.0  # a canary waits behind what is queued, but no server is so full
 _PART = Prompt(CANARY.ids[:-8], CANARY.num_continuation - 8, "the first part of the canary prompt")
@@ -99,10 +100,28 @@ async def admit(endpoint: Endpoint, model: str, max_prompt_tokens: int | None) -
     return served
 
 
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A format that works.
+
+    Attributes:
+        wire_format: It.
+        canary: The first server's.
+        absent: Servers that gave none, and why; they are taken in when they do.
+    """
+
+    wire_format: WireFormat
+    canary: Score
+    absent: dict[Endpoint, SupervisorUnavailableError]
+
+
 async def choose_format(
     names: Mapping[Endpoint, str], formats: Sequence[WireFormat], options: ClientOptions
-) -> tuple[WireFormat, Score]:
-    """The first format that all the servers answer rightly, and the first server's canary.
+) -> Chosen:
+    """The first format that all the servers answer rightly which answer at all.
+
+    A server that lists its model but is out of reach for scores, or says 500 to a format that another one answers, is
+    as absent as one that lists nothing.
 
     Args:
         names: The servers, and what each calls the model.
@@ -110,29 +129,33 @@ async def choose_format(
         options: How often what is transient is tried.
 
     Raises:
-        SupervisorError: no format works, or the servers do not serve one and the same model.
+        SupervisorError: no format works, no server is left, or they do not serve one and the same model.
     """
+    absent: dict[Endpoint, SupervisorUnavailableError] = {}
+    second: Chosen | None = None  # the first format that failed nowhere but with a status of 500
     reasons = []
     for wire_format in formats:
+        asked = [endpoint for endpoint in names if endpoint not in absent]
         found = await asyncio.gather(
-            *[_probe(endpoint, name, wire_format, options) for endpoint, name in names.items()],
+            *[_probe(endpoint, names[endpoint], wire_format, options) for endpoint in asked],
             return_exceptions=True,
         )
-        errors = [item for item in found if isinstance(item, BaseException)]
-        for error in errors:
-            # 400, 403, 404: not here, or not for us. The list of models was given, so it is not the key.
-            # A status of 500 that lasts may be this format's alone; an outage, 429 or 503 is not.
-            plain = type(error) is SupervisorUnavailableError
-            if not plain and not isinstance(
-                error, WrongAnswerError | UnreadableAnswerError | SupervisorRequestError
-            ):
-                raise error
-        if not errors:
-            canaries = [item for item in found if isinstance(item, Score)]
-            _check_same(list(names), canaries)
-            return wire_format, canaries[0]
-        reasons.append(f"{wire_format.name}: {errors[0]}")
-        _log.debug("format %s does not work: %s", wire_format.name, errors[0])
+        canaries, errors = _sorted_out(zip(asked, found, strict=True), absent)
+        if not canaries and not errors:
+            raise absent[asked[0]]
+        unwell = {e: error for e, error in errors.items() if isinstance(error, SupervisorUnavailableError)}
+        if canaries and len(unwell) == len(errors):
+            _check_same(list(canaries), list(canaries.values()))
+            chosen = Chosen(wire_format, next(iter(canaries.values())), absent | unwell)
+            if not unwell:
+                return chosen
+            second = second or chosen
+        if errors:
+            endpoint, error = next(iter(errors.items()))
+            reasons.append(f"{wire_format.name}: {error}")
+            _log.debug("format %s does not work at %s: %s", wire_format.name, endpoint.base_url, error)
+    if second is not None:
+        return replace(second, absent=second.absent | absent)
     places = ", ".join(endpoint.base_url for endpoint in names)
     raise SupervisorError(
         f"no prompt log-probs for {next(iter(names.values()))!r} from {places}, in any format:\n  "
@@ -140,6 +163,29 @@ async def choose_format(
         + "\nServe the model with vLLM (python -m server --model NAME_OR_FOLDER), or score in process with"
         " --supervisor local."
     )
+
+
+def _sorted_out(
+    found: Iterable[tuple[Endpoint, Score | BaseException]],
+    absent: dict[Endpoint, SupervisorUnavailableError],
+) -> tuple[dict[Endpoint, Score], dict[Endpoint, SupervisorError]]:
+    """The canaries that came, and what speaks against the format; who is out of reach joins ``absent``."""
+    canaries: dict[Endpoint, Score] = {}
+    errors: dict[Endpoint, SupervisorError] = {}
+    for endpoint, item in found:
+        # 400, 403, 404: not here, or not for us. The list of models was given, so it is not the key.
+        # A status of 500 that lasts may be this format's alone; an outage, 429 or 503 is not.
+        if isinstance(item, Score):
+            canaries[endpoint] = item
+        elif type(item) is SupervisorUnavailableError or isinstance(
+            item, WrongAnswerError | UnreadableAnswerError | SupervisorRequestError
+        ):
+            errors[endpoint] = item
+        elif isinstance(item, SupervisorUnavailableError):
+            absent[endpoint] = item
+        else:
+            raise item
+    return canaries, errors
 
 
 async def check_echoed_text(
@@ -229,7 +275,8 @@ async def _probe(endpoint: Endpoint, name: str, wire_format: WireFormat, options
     """The canary's score, asked for alone; then again beside its own first part, which must agree."""
 
     async def ask(prompts: Sequence[Prompt]) -> list[Score]:
-        return await patiently(lambda: ask_once(endpoint, name, wire_format, prompts), options)
+        once = partial(ask_once, endpoint, name, wire_format, prompts, timeout=_CANARY_SECONDS)
+        return await patiently(once, options)
 
     (alone,) = await ask([CANARY])
     together = [[_PART, CANARY]] if wire_format.max_prompts != 1 else [[_PART], [CANARY]]
@@ -251,13 +298,16 @@ async def patiently(ask: Callable[[], Awaitable[_T]], options: ClientOptions) ->
     Raises:
         SupervisorError: the last of what went wrong.
     """
-    wrong = 0
+    wrong = late = 0
 
     def worth_another(error: BaseException) -> bool:
-        nonlocal wrong
-        wrong += isinstance(error, WrongAnswerError | UnreadableAnswerError)
+        nonlocal wrong, late
         if isinstance(error, WrongAnswerError | UnreadableAnswerError):
+            wrong += 1
             return wrong < _WRONG_ANSWERS
+        if isinstance(error, TimedOutError):
+            late += 1
+            return late < _LATE_ANSWERS
         return isinstance(error, SupervisorError) and error.retryable
 
     retrying = AsyncRetrying(

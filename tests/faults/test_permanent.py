@@ -44,7 +44,8 @@ def with_the_odd_one(prompts: list[Prompt]) -> list[Prompt]:
     """One prompt in the middle holds the mark; no other does."""
     assert all(MARK not in prompt.ids for prompt in prompts)
     middle = len(prompts) // 2
-    odd = Prompt((*prompts[middle].ids[:2], MARK, 7, 8), 2, PAIR)
+    neighbour = prompts[middle]  # of its length, so that they share a request
+    odd = Prompt((*neighbour.ids[:2], MARK, *neighbour.ids[3:]), neighbour.num_continuation, PAIR)
     return [*prompts[:middle], odd, *prompts[middle:]]
 
 
@@ -80,6 +81,22 @@ def test_a_prompt_that_always_fails_is_named_and_its_neighbours_are_kept(
         assert proxy.counts.asked.total() <= 3, "the odd one alone, and perhaps a canary"
 
 
+@pytest.mark.parametrize("fault", [Fault.STATUS_500, Fault.NULL, Fault.RESET, Fault.HTML], ids=str)
+def test_of_a_large_request_none_but_the_one_that_fails_is_lost(
+    fault: Fault, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    others = [
+        Prompt((*range(4, 40), 700 + number), 5, f"innocent {number}") for number in range(191)
+    ]  # all of one length: requests of 64, which halving alone does not bring down to one
+    prompts = with_the_odd_one(others)
+    with cached(proxy, tmp_path, prompts_per_request=64) as supervisor:
+        proxy.inject(fault, rate=1.0, mark=MARK)
+        with pytest.raises(SupervisorError) as caught:
+            supervisor.score(prompts)
+        assert PAIR in str(caught.value) and "innocent" not in str(caught.value)
+        assert kept(supervisor, tmp_path, others) == others
+
+
 @pytest.mark.parametrize("prompts_per_request", [1, 4])
 def test_a_prompt_that_kills_the_server_is_alone_before_the_launcher_gives_up(
     prompts_per_request: int, tmp_path: Path
@@ -100,7 +117,7 @@ def test_a_prompt_that_kills_the_server_is_alone_before_the_launcher_gives_up(
         FaultProxy(server.base_url) as proxy,
         cached(proxy, tmp_path, **options) as supervisor,
     ):
-        with pytest.raises(SupervisorError, match="server died") as caught:
+        with pytest.raises(SupervisorError, match="server was gone") as caught:
             supervisor.score(with_the_odd_one(others))
         message = str(caught.value)
         assert PAIR in message and proxy.base_url in message and MEND.search(message), message

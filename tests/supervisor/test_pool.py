@@ -14,11 +14,12 @@ import pytest
 from replug_client.errors import OptionError, SupervisorUnavailableError
 from replug_client.supervisor.cache import ScoreCache
 from replug_client.supervisor.cached import CachedSupervisor
+from replug_client.supervisor.canary import CANARY
 from replug_client.supervisor.client import RemoteSupervisor
 from replug_client.supervisor.endpoint import make_client
 from tests.supervisor.client_tools import check
 from tests.supervisor.contract import random_prompts
-from tests.supervisor.fake_server import MODEL, Body
+from tests.supervisor.fake_server import MODEL, Body, FakeServer, running
 from tests.supervisor.pool_tools import QUICK, Breakable, connect, eventually, other_model, servers, started
 
 
@@ -119,6 +120,89 @@ def test_a_late_server_that_is_not_as_the_others_gets_no_work(
     eventually(lambda: any(reason in r.getMessage() and r.levelname == "ERROR" for r in caplog.records))
     check(random_prompts(8), supervisor.score(random_prompts(8)))
     assert not late.pairs
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 0], ids=str)
+def test_a_server_that_lists_its_model_but_does_not_score_is_left_out_until_it_does(
+    status: int, stack: ExitStack, caplog: pytest.LogCaptureFixture
+) -> None:
+    (there,) = servers(stack, 1)
+    sick = FakeServer(mischief=lambda *_: (status, {"error": "engine dead"}) if status else (0, None))
+    stack.enter_context(running(sick))
+    supervisor = connect(stack, [sick, there])
+    prompts = random_prompts(40)
+    check(prompts, supervisor.score(prompts))
+    assert supervisor.format == "vllm"
+    assert f"{sick.base_url}/completions" in caplog.text and "going on without it" in caplog.text
+    sick.mischief = None
+    eventually(lambda: f"{sick.base_url} is back" in caplog.text)
+
+
+def test_a_late_server_that_answers_something_else_is_mentioned(
+    stack: ExitStack, caplog: pytest.LogCaptureFixture
+) -> None:
+    (there,) = servers(stack, 1)
+    late = stack.enter_context(started(Loading(formats={"openai-echo"})))
+    assert isinstance(late, Loading)
+    supervisor = connect(stack, [there, late])
+    late.ready = True
+    eventually(lambda: f"{late.base_url} is not taken in: " in caplog.text)
+    check(random_prompts(8), supervisor.score(random_prompts(8)))
+    eventually(lambda: len(late.requests) > 2)
+    assert caplog.text.count(f"{late.base_url} is not taken in: ") == 1
+
+
+def test_an_answer_of_a_server_that_is_gone_since_is_asked_of_another(stack: ExitStack) -> None:
+    """One connection breaks, the server never comes back, and another answer was on its way by then."""
+    armed, guard, count = False, threading.Lock(), 0
+
+    def dies(_: FakeServer, payload: dict[str, Any], body: Body) -> tuple[int, Body] | None:
+        nonlocal count
+        if not armed:
+            return None
+        if tuple(payload["prompt"][0]) == CANARY.ids:
+            return 0, None
+        with guard:
+            count += 1
+            first = count == 1
+        if first:
+            return 0, None
+        time.sleep(0.3)
+        return None
+
+    (there,) = servers(stack, 1)
+    dying = FakeServer(mischief=dies)
+    stack.enter_context(running(dying))
+    supervisor = connect(stack, [there, dying])
+    armed = True
+    prompts = random_prompts(100)
+    check(prompts, supervisor.submit(prompts).result(20))
+
+
+def test_a_request_that_was_alone_at_a_server_that_stays_away_is_asked_of_another(stack: ExitStack) -> None:
+    """It died, came back, and died for good under the request that it was given alone."""
+    armed, asked, back = False, 0, False
+
+    def flaps(_: FakeServer, payload: dict[str, Any], body: Body) -> tuple[int, Body] | None:
+        nonlocal asked, back
+        if not armed:
+            return None
+        if tuple(payload["prompt"][0]) == CANARY.ids:
+            asked += 1
+            back = asked == 4  # gone after two failures; back once
+            return None if back else (0, None)
+        time.sleep(0.02)
+        return 0, None
+
+    slow = FakeServer(mischief=lambda *_: time.sleep(0.5))  # type: ignore[func-returns-value]
+    flapping = FakeServer(mischief=flaps)
+    for server in (slow, flapping):
+        stack.enter_context(running(server))
+    supervisor = connect(stack, [slow, flapping])
+    armed = True
+    prompts = random_prompts(24)
+    check(prompts, supervisor.submit(prompts).result(30))
+    assert asked > 4
 
 
 def test_a_first_server_that_is_still_loading_is_waited_for_where_asked_to(
