@@ -67,14 +67,17 @@ class ServeOptions:
 
     @staticmethod
     def _check_extra(flag: str) -> None:
-        # vLLM's parser takes flags by their beginnings, too.
-        if len(flag) > len("--a") and "--api-key".startswith(flag):
+        def means(name: str) -> bool:
+            """Whether vLLM's parser may read ``flag`` as ``name``: it takes flags by their beginnings, too."""
+            return len(flag) > len("--") and flag.startswith("--") and name.startswith(flag)
+
+        if means("--api-key"):
             raise ServerError(
                 "an API key on the command line can be read by everybody in the process list",
                 "Leave --api-key out and put the key into the environment variable VLLM_API_KEY.",
             )
         own = ("--model", "--host", "--port", "--dtype", "--max-model-len")
-        if name := next((name for name in own if flag != "--" and name.startswith(flag)), None):
+        if name := next(filter(means, own), None):
             raise ServerError(f"{flag} stands after the --", f"Give {name} before it: it is an option here.")
         if flag.startswith("--ssl"):
             raise ServerError(

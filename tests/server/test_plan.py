@@ -177,6 +177,36 @@ def test_replicas_share_out_the_gpus() -> None:
     assert "CUDA_VISIBLE_DEVICES" not in alone.commands[0].environment
 
 
+@pytest.mark.parametrize("key", ["sekret-123\n", "sekret 123", "sekr\u00e9t", "sekret\t"])
+def test_a_key_that_no_header_can_carry_is_refused_at_once_and_not_said(key: str) -> None:
+    with pytest.raises(ServerError, match="the API key in VLLM_API_KEY holds") as caught:
+        make(environ={"VLLM_API_KEY": key})
+    assert "sekr" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [
+        ("--api-key=sekret", "process list"),
+        ("--api-ke=sekret", "process list"),
+        ("--api_k", "process list"),
+        ("--mod", "Give --model before it"),
+        ("--max-model-l=9", "Give --max-model-len before it"),
+        ("--grpc", "nothing to probe"),
+        ("--ssl-keyfile=k", "reverse proxy"),
+    ],
+)
+def test_what_must_not_stand_behind_the_dashes_is_known_by_its_beginning(argument: str, says: str) -> None:
+    with pytest.raises(ServerError, match=says) as caught:
+        ServeOptions("lm", extra=(argument,))
+    assert "sekret" not in str(caught.value)
+
+
+def test_what_only_resembles_them_is_left_alone() -> None:
+    extra = ("-tp", "2", "--model-impl=vllm", "--", "-", "", "--api-server-count", "2")
+    assert ServeOptions("lm", extra=extra).extra == extra
+
+
 @pytest.mark.parametrize("variable", ["VLLM_API_KEY", "OPENAI_API_KEY"])
 def test_the_key_goes_from_environment_to_environment_only(variable: str) -> None:
     environ = {variable: "sk-very-secret"}

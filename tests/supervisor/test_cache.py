@@ -189,6 +189,41 @@ def test_a_damaged_value_is_a_missing_one(
     cache.close()
 
 
+@pytest.mark.parametrize(
+    ("found", "put"),
+    [
+        (None, (18, b"\x09")),  # a version of the file that may only be read
+        (None, (47, b"\x09")),  # a format of the schema that is not known
+        (b"canary", b"canarx"),
+        (b"value BLOB", b"valuX BLOB"),
+        (b"CREATE TABLE", b"CREATE \xff\xfeBLE"),
+    ],
+    ids=str,
+)
+def test_a_damaged_header_or_schema_is_moved_aside(
+    found: bytes | None, put: tuple[int, bytes] | bytes, path: Path
+) -> None:
+    cache = ScoreCache(path)
+    cache.recognise(identity())
+    cache.put([(key(1), score(-1.0))])
+    cache.close()
+    data = path.read_bytes()
+    if found is None:
+        assert isinstance(put, tuple)
+        at, byte = put
+        data = data[:at] + byte + data[at + 1 :]
+    else:
+        assert isinstance(put, bytes) and found in data
+        data = data.replace(found, put)
+    path.write_bytes(data)
+    cache = ScoreCache(path)
+    cache.recognise(identity())
+    cache.put([(key(2), score(-2.0))])
+    assert cache.get([key(2)])[key(2)].log_likelihood == -2
+    cache.close()
+    assert list(path.parent.glob("*.damaged-*"))
+
+
 def test_a_file_of_another_format_is_moved_aside(path: Path) -> None:
     path.parent.mkdir(parents=True)
     connection = sqlite3.connect(path)

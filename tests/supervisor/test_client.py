@@ -188,6 +188,30 @@ def test_several_base_urls_are_told_apart_by_commas(monkeypatch: pytest.MonkeyPa
         base_urls(",")
 
 
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("http://127.0.0.1:80o0/v1", "80o0"),
+        ("http://127.0.0.1:99999/v1", "port 99999, which is not between 1 and 65535"),
+        ("http://:8000/v1", "no host"),
+        ("http:///v1", "no host"),
+    ],
+)
+def test_what_is_no_url_is_refused_before_anything_is_asked(url: str, found: str) -> None:
+    with pytest.raises(OptionError, match=f"--base_url .*{found}.*expected one such as http"):
+        make_client(url)
+
+
+@pytest.mark.parametrize("key", ["sekret-123\n", "sekret 123", "sekr\u00e9t"])
+def test_a_key_that_no_header_can_carry_is_refused_and_not_said(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(OptionError, match="OPENAI_API_KEY holds") as caught:
+        make_client("http://127.0.0.1:1/v1")
+    assert "sekr" not in str(caught.value)
+
+
 def test_a_base_url_that_is_no_such_server_says_so(stack: ExitStack) -> None:
     server = start(stack, FakeServer())
     with pytest.raises(SupervisorRequestError, match="404"):
