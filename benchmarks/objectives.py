@@ -82,7 +82,7 @@ TARGETS: dict[str, dict[str, str]] = {
         "temperature_score": "auto",
         "temperature_gold": "auto",
     },
-    "lsr q-p, batch, auto, rate 2e-5": {  # the defaults of `replug train`
+    "lsr q-p, batch, auto, rate 2e-5": {
         "objective": "lsr",
         "kl": "q-p",
         "temperature_score": "auto",
@@ -132,7 +132,13 @@ class Cell:
 
     def flags(self, plan: Plan, base: Path) -> dict[str, str]:
         """Flags of run_replug_lsr.py: the demo's, with the objective's and then the mode's over them."""
-        flags = train_flags(plan, base) | TARGETS[self.target] | MODES[self.mode] | {"seed": self.seed}
+        target = TARGETS[self.target]
+        mode = {
+            flag: value
+            for flag, value in MODES[self.mode].items()
+            if flag != "learning_rate" or flag not in target
+        }
+        flags = train_flags(plan, base) | target | mode | {"seed": self.seed}
         if flags["objective"] in _NO_DIRECTION:
             flags.pop("kl")
         return flags | {"output_dir": str(plan.folder / "objectives" / self.name)}
@@ -160,6 +166,8 @@ def main() -> None:
         )
         if any(text in target for text in options.only.split("|"))
     ]
+    # `head` trains no encoder here, and has its own rate: lines that differ in the encoder's would be one run twice.
+    cells = [cell for cell in cells if cell.mode != "head" or "learning_rate" not in TARGETS[cell.target]]
     if unknown := sorted({cell.mode for cell in cells} - MODES.keys()):
         parser.error(f"--modes {','.join(unknown)}: expected some of {','.join(MODES)}")
     if not cells:
