@@ -5,12 +5,13 @@ python -m benchmarks.faults [--rate 0.2] [--pairs 400] [--base_url URL --model N
 A seeded proxy stands between the client and a server, and spoils that share of the requests. The server is a
 stand-in that computes nothing, and scores must be equal bit for bit; or a real one, and they must agree within
 1e-3 nats a token, which float32 does whatever the batch. ``in vain`` counts prompts that were asked again though
-no fault had spoilt their answer.
+no fault had spoilt their answer. Ends with status 1 where a score was lost or wrong.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -44,8 +45,8 @@ class Outcome:
     seconds: float
 
 
-def main() -> None:
-    """Print one line a fault."""
+def main() -> int:
+    """Print one line a fault; 1 if any score was lost or wrong."""
     options = _options()
     configure_logging("error")
     with _server(options.base_url) as base_url:
@@ -58,6 +59,7 @@ def main() -> None:
                 "fault", "rate", "scores", "lost", "wrong", "faults", "asked again", "in vain", "seconds"
             )
         )
+        bad = 0
         rows = [*((fault.value, (fault,)) for fault in TRANSIENT), ("all of them", TRANSIENT)]
         for seed, (name, faults) in enumerate(rows):
             with (
@@ -68,12 +70,15 @@ def main() -> None:
                 proxy.inject(*faults, rate=options.rate)
                 outcome = _score(supervisor, prompts, expected, tolerance)
                 _print(name, f"{options.rate:.0%}", prompts, outcome, proxy.counts)
+                bad += outcome.lost + outcome.wrong
         with FaultProxy(base_url) as proxy, _open(proxy.base_url, options.model) as supervisor:
             proxy.counts = Counts()
             proxy.down()
             Timer(_OUTAGE, proxy.up).start()
             outcome = _score(supervisor, prompts, expected, tolerance)
             _print(f"server away for {_OUTAGE:.0f} s", "", prompts, outcome, proxy.counts)
+            bad += outcome.lost + outcome.wrong
+    return int(bad > 0)
 
 
 def _options() -> argparse.Namespace:
@@ -141,4 +146,4 @@ def _print(name: str, rate: str, prompts: Sequence[Prompt], outcome: Outcome, co
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
