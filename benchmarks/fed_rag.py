@@ -7,6 +7,7 @@ FedRAG lives in an environment of its own; fed-rag 0.0.27 cannot make its collat
     python -m venv /tmp/fedrag && /tmp/fedrag/bin/pip install "fed-rag[huggingface]==0.0.27" \
         "sentence-transformers==4.1.0" "transformers<5" "datasets>=3,<4" "peft<0.18"
 
+(A torchvision for CUDA that comes along with a torch for the CPU breaks transformers: uninstall it there.)
 Without --fed_rag_python only replug's side runs. Both sides get the same encoder (MiniLM), the same LM (demo/lm),
 passages, rows and training arguments, and the loss is measured with the same templates; it is each library's own,
 KL(Q||P) without temperatures. An LM score is the target's probability there, about 0 for every passage: Q is uniform
