@@ -104,6 +104,9 @@ class Refresher:
                 self._reindex(step)
             elif modes.retrieves_from_old:
                 self._restore(due)
+            else:
+                # What that step's index gave is on disk, and the next retrieval meets a new one: only its age is told.
+                self._index_step = due
         index = self._index
         if modes.over_retrieve and step > self._index_step:
             index = RerankedIndex(index, self._encode_rows, modes.over_retrieve)
