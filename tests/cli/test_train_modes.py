@@ -133,6 +133,26 @@ def test_a_refresh_beside_the_training(place: Path) -> None:  # noqa: F811
     assert log[-1]["index_age_steps"] > 0, "what began at step 4 can be in use at step 6 at the earliest"
 
 
+def test_beside_the_training_only_a_run_that_goes_on_waits_for_a_refresh(
+    place: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It retrieves before the first re-embedding is due, and is stopped at a step where the second one is."""
+    waited: list[int] = []
+    reindex = refresh.Refresher._reindex
+    monkeypatch.setattr(
+        refresh.Refresher, "_reindex", lambda self, step: (waited.append(step), reindex(self, step))
+    )
+    options = ["--train", "both", "--no_bf16", "--refresh_every", "2", "--retrieve_every", "1"]
+    command = short(place, "beside-cut", *options, "--background_refresh", "--eval_every", "4")
+    interrupted(monkeypatch, command, 4)
+    assert waited == []
+    assert replug(*command, "--resume") == 0
+    assert waited == [4]
+    log = read_run(place / "beside-cut")["figures"]["log"]
+    assert [entry["index_age_steps"] for entry in log[4:]] == [1.0, 2.0]
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
