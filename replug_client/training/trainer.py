@@ -18,6 +18,7 @@ from sentence_transformers import (
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
 
 from replug_client.training.candidates import Rows
 from replug_client.training.collator import EXAMPLE_COLUMN, LSRDataCollator
@@ -132,6 +133,7 @@ class LSRTrainer(SentenceTransformerTrainer):
             **keywords,
         )
         self.add_callback(_StreamCallback(hooks))
+        self.add_callback(_LogCheckpoints())
 
     def train(self, *arguments: Any, **keywords: Any) -> Any:
         """The parent's; what runs beside it ends with it."""
@@ -201,6 +203,18 @@ class LSRTrainer(SentenceTransformerTrainer):
 
     def _steps_a_generation(self) -> int:
         return max(1, self._hooks.stream.generation // self._hooks.accumulation)
+
+
+class _LogCheckpoints(TrainerCallback):
+    """Logs where a checkpoint is written: it does not hold means that an entry is yet to be made of."""
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if control.should_save and args.logging_strategy == IntervalStrategy.STEPS:
+            control.should_log = True
+
+    on_epoch_end = on_step_end
 
 
 class _StreamCallback(TrainerCallback):

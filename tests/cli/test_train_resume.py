@@ -20,7 +20,8 @@ from tests.cli.test_train import (
     tuned,
 )
 
-# A stop within a generation of candidates, an epoch and a curriculum; one at a re-embedding; one between two.
+# A stop within a generation of candidates, an epoch and a curriculum; one at a re-embedding; one between two;
+# one at a checkpoint between two entries of the log.
 RUNS = {
     "query": (
         3,
@@ -40,6 +41,7 @@ RUNS = {
         6,
         "--train head --head_learning_rate 0.02 --refresh_every 4 --max_steps 8 --stale_after 5",
     ),
+    "log": (3, "--max_steps 40 --eval_every 3"),
 }
 
 

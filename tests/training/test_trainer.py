@@ -83,6 +83,12 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(
     resumed.train(resume_from_checkpoint=str(tmp_path / "cut" / "checkpoints" / f"checkpoint-{stop}"))
     assert resumed.state.global_step == 2 * stop
     assert_same_weights(whole, resumed)
+    # Entries come every 10 steps; checkpoints, every 5, have one too.
+    first, second = (
+        [entry for entry in trainer.state.log_history if "loss" in entry] for trainer in (whole, resumed)
+    )
+    assert [entry["step"] for entry in first] == list(range(5, 2 * stop + 1, 5))
+    assert second == first
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
