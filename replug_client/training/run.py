@@ -177,6 +177,7 @@ def build_trainer(
         keep_up=refresher.keep_up if refresher.moves else None,
         index_age=refresher.index_age if refresher.moves else None,
         close=refresher.close,
+        first_is_own=options.candidates.n_docs > 0,
     )
     frozen = steps.train is not Train.BOTH
     collator = LSRDataCollator(

@@ -113,7 +113,8 @@ class CandidateStream:
         self._pending: deque[_Pending] = deque()
         self._next_generation = 0
         self.timings = StreamTimings()
-        self.first_rows: Rows = np.zeros((0, 0), dtype=np.int64)
+        # (n,) the first candidate of each distinct query of the generation that was retrieved last
+        self.first_rows: Rows = np.zeros(0, dtype=np.int64)
 
     @property
     def generation(self) -> int:
@@ -194,8 +195,14 @@ class CandidateStream:
             rows = rows.reshape(*batches.shape, -1)
             self.timings.retrieving += time.perf_counter() - began
             self._store(number, rows)
-        self.first_rows = rows[..., 0]
+        self.first_rows = self._first_rows(batches, rows)
         self._submit(batches[skip:], rows[skip:])
+
+    def _first_rows(self, batches: Rows, rows: Rows) -> Rows:
+        # A generation may go through the examples several times, and several of them may have one query.
+        queries = [self._examples[number].query for number in batches.ravel().tolist()]
+        first = dict(zip(queries, rows[..., 0].ravel().tolist(), strict=True))
+        return np.array(list(first.values()), dtype=np.int64)
 
     def _submit(self, batches: Rows, rows: Rows) -> None:
         for start in range(0, len(batches), self._group):

@@ -46,6 +46,7 @@ class StreamHooks:
         index_age: Optimiser steps, at this one, since the weights that the passages' index is of; None where it
             never changes.
         close: Called when the training ends, however it does.
+        first_is_own: Whether an example's first candidate is the retriever's own first passage.
     """
 
     stream: CandidateStream
@@ -57,6 +58,7 @@ class StreamHooks:
     keep_up: Callable[[int], None] | None = None
     index_age: Callable[[int], int] | None = None
     close: Callable[[], None] | None = None
+    first_is_own: bool = True
 
 
 class LSRTrainer(SentenceTransformerTrainer):
@@ -182,7 +184,8 @@ class LSRTrainer(SentenceTransformerTrainer):
         """Training logs carry the diagnosis of the steps since the last one."""
         if "loss" in logs:
             logs |= self._means.flush(self._hooks.processes)
-            logs["unique_first_passages"] = unique_share(self._hooks.stream.first_rows)
+            if self._hooks.first_is_own:
+                logs["unique_first_passages"] = unique_share(self._hooks.stream.first_rows)
             logs["staleness_steps"] = float(self.state.global_step % self._steps_a_generation())
             if self._hooks.index_age is not None:
                 logs["index_age_steps"] = float(self._hooks.index_age(self.state.global_step))

@@ -171,6 +171,29 @@ def test_a_run_begun_anew_retrieves_anew(tmp_path: Path) -> None:
     assert np.load(path).any()
 
 
+@pytest.mark.parametrize("n_docs", [0, 1])
+def test_a_retriever_that_does_not_move_has_not_collapsed(
+    n_docs: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of 30 epochs a generation; without candidates of its own its first passages are not known."""
+    options = {
+        "learning_rate": 0.0,
+        "refresh_every": 30,
+        "per_device_train_batch_size": 6,
+        "logging_steps": 8,
+    }
+    trainer = trainer_for(
+        made(), tmp_path, n_docs=n_docs, bm25_docs=1, random_docs=2, max_steps=32, **options
+    )
+    firsts = len(set(found(trainer.model, trainer.index)))
+    trainer.train()
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert logged and all(
+        entry.get("unique_first_passages") == (firsts / 6 if n_docs else None) for entry in logged
+    )
+    assert "collapsing" not in caplog.text
+
+
 def test_index_negatives_join_the_denominator(tmp_path: Path) -> None:
     batch = ObjectiveOptions(0.1, 0.5, kl=Direction.Q_P, denominator=Denominator.BATCH)
     trainer = trainer_for(made(), tmp_path, batch, n_docs=2, index_negatives=8, max_steps=2)

@@ -104,7 +104,7 @@ def stability(history: History) -> list[Chart]:
     return [
         Chart(
             "Distinct first passages",
-            "over queries; falling means that all queries find the same",
+            "share of the distinct queries; falling means that all queries find the same",
             [
                 line(history, "unique_first_passages", "training"),
                 line(history, "eval_unique", "held out"),
