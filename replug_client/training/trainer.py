@@ -43,8 +43,8 @@ class StreamHooks:
         before_validation: Called by every process before the first one validates.
         keep_up: Instead of ``refresh``, for what is not done at each retrieval: sees to the passages' index before
             the one at this optimiser step, and before the first one of a run that goes on there.
-        index_age: Optimiser steps, at this one, since the weights that the passages' index is of; None where it
-            never changes.
+        index_age: Optimiser steps, at this one, since the weights that the passages' index is of; None where
+            passages are frozen.
         close: Called when the training ends, however it does.
         first_is_own: Whether an example's first candidate is the retriever's own first passage.
     """
@@ -186,7 +186,7 @@ class LSRTrainer(SentenceTransformerTrainer):
             logs |= self._means.flush(self._hooks.processes)
             if self._hooks.first_is_own:
                 logs["unique_first_passages"] = unique_share(self._hooks.stream.first_rows)
-            logs["staleness_steps"] = float(self.state.global_step % self._steps_a_generation())
+            logs["staleness_steps"] = float(self._staleness())
             if self._hooks.index_age is not None:
                 logs["index_age_steps"] = float(self._hooks.index_age(self.state.global_step))
         super().log(logs, start_time)
@@ -204,8 +204,10 @@ class LSRTrainer(SentenceTransformerTrainer):
             return
         load_updates(self.model, Path(resume_from_checkpoint))
 
-    def _steps_a_generation(self) -> int:
-        return max(1, self._hooks.stream.generation // self._hooks.accumulation)
+    def _staleness(self) -> int:
+        """Optimiser steps since the candidates of the last one were retrieved."""
+        step, accumulation = self.state.global_step, self._hooks.accumulation
+        return step - self._hooks.stream.retrieved_at(step * accumulation - 1) // accumulation
 
 
 class _LogCheckpoints(TrainerCallback):

@@ -153,6 +153,20 @@ def test_beside_the_training_only_a_run_that_goes_on_waits_for_a_refresh(
     assert [entry["index_age_steps"] for entry in log[4:]] == [1.0, 2.0]
 
 
+@pytest.mark.parametrize("train", ["query", "head"])
+def test_a_run_that_never_refreshes_is_warned_where_its_passages_move(train: str, place: Path) -> None:  # noqa: F811
+    options = ["--train", train, "--refresh_every", "0", "--stale_after", "4"]
+    assert replug(*short(place, f"static-{train}", *options)) == 0
+    figures, steps = read_run(place / f"static-{train}")["figures"], [1, 2, 3, 4, 5, 6]
+    assert [entry["staleness_steps"] for entry in figures["log"]] == steps
+    assert [entry.get("index_age_steps") for entry in figures["log"]] == (
+        steps if train == "head" else [None] * 6
+    )
+    stale = [alarm for alarm in figures["alarms"] if alarm["name"] == "stale"]
+    assert len(stale) == (train == "head")
+    assert all("--refresh_every 0 keeps the base's: give a number" in alarm["message"] for alarm in stale)
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

@@ -27,6 +27,7 @@ from replug_client.training import (
     ObjectiveOptions,
     TrainerForLSR,
     split_batch,
+    text_trainer,
 )
 from replug_client.training.candidates import CandidateOptions
 from replug_client.training.toy import Toy, toy
@@ -169,6 +170,16 @@ def test_a_run_begun_anew_retrieves_anew(tmp_path: Path) -> None:
     np.save(path, np.zeros_like(np.load(path)))
     trainer_for(made(), tmp_path, max_steps=2).train()
     assert np.load(path).any()
+
+
+def test_candidates_that_are_never_refreshed_are_as_old_as_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_trainer, "_STATIC_GENERATION", 2)
+    trainer = trainer_for(made(), tmp_path, max_steps=6, refresh_every=0, logging_steps=1)
+    trainer.train()
+    ages = [entry["staleness_steps"] for entry in trainer.state.log_history if "loss" in entry]
+    assert ages == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize("n_docs", [0, 1])

@@ -110,6 +110,8 @@ def test_each_generation_is_retrieved_when_the_one_before_it_begins(group: int, 
     taken = run(stream_in(tmp_path, group=group), weights, 0, TOTAL)
     assert as_lists(taken) == expected_rows(0, TOTAL)
     assert [step for step, _ in weights.mined] == [0, 0, 3, 6]
+    stream = stream_in(tmp_path)
+    assert [stream.retrieved_at(batch) for batch in range(TOTAL)] == [*map(retrieved_at, range(TOTAL))]
     assert [len(numbers) for _, numbers in weights.mined] == [6, 6, 6, 4]  # the run ends within the last
 
 
