@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from replug_client.training.modes import ModeOptions, RefreshSchedule
+
 Entry = Mapping[str, float]
 
 UNIFORM_SHARE = 0.5
@@ -36,16 +38,56 @@ class Alarm:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """How a run keeps its candidates and its index up with the weights, and so what would make them younger.
+
+    Attributes:
+        stale_after: Optimiser steps after which an index, or candidates, are called old.
+        refresh_every: Of the run; 0 keeps the base's candidates.
+        modes: Of the run.
+    """
+
+    stale_after: int = 1000
+    refresh_every: int = 100
+    modes: ModeOptions = field(default_factory=ModeOptions)
+
+    def for_candidates(self) -> str | None:
+        """What makes candidates younger; None where they are meant to stay the base's.
+
+        Those of a generation are retrieved when the one before it begins, so the last of them are twice as old as one
+        generation is long.
+        """
+        if not self.refresh_every:
+            return None
+        if self.stale_after < 2:
+            return (
+                "raise --stale_after: candidates are scored ahead of their steps, and are 2 steps old at best"
+            )
+        flag = "--refresh_every" if self.modes.retrieve_every is None else "--retrieve_every"
+        return (
+            f"lower {flag} to {self.stale_after // 2} at most, as candidates are scored ahead of their steps"
+        )
+
+    def for_index(self) -> str:
+        """What makes the passages' index younger, where there is one that ages."""
+        if not self.refresh_every:
+            return "--refresh_every 0 keeps the base's: give a number of steps, or raise --stale_after if that is meant"
+        doubles = self.modes.refresh_schedule is RefreshSchedule.DOUBLING
+        ways = ["use --refresh_schedule constant" if doubles else "lower --refresh_every"]
+        return ", or ".join([*ways, *["leave out --background_refresh"] * self.modes.background_refresh])
+
+
 @dataclass(slots=True)
 class Watch:
     """Looks at log entries one after another.
 
     Attributes:
-        stale_after: Steps after which an index, or candidates, are called old.
+        freshness: How the run keeps up with its weights.
         alarms: What was found so far, by name.
     """
 
-    stale_after: int = 1000
+    freshness: Freshness = field(default_factory=Freshness)
     alarms: dict[str, Alarm] = field(default_factory=dict)
     _first: dict[str, float] = field(default_factory=dict)
     _best: float = float("inf")
@@ -120,16 +162,16 @@ class Watch:
 
     def stale(self, entry: Entry) -> str | None:
         """The index or the candidates lag behind the weights."""
-        ages = {
-            "passages' index is of weights": entry.get("index_age_steps", 0.0),
-            "candidates are from a retrieval": entry.get("staleness_steps", 0.0),
-        }
-        what, age = max(ages.items(), key=lambda item: item[1])
-        if age <= self.stale_after:
+        freshness = self.freshness
+        index, candidates = entry.get("index_age_steps", 0.0), entry.get("staleness_steps", 0.0)
+        age, of_index = max(index, candidates), index >= candidates
+        what = "passages' index is of weights" if of_index else "candidates are from a retrieval"
+        advice = freshness.for_index() if of_index else freshness.for_candidates()
+        if age <= freshness.stale_after or advice is None:
             return None
         return (
-            f"the {what} of {age:.0f} steps ago (--stale_after {self.stale_after}), and the retriever has moved on "
-            "since: lower --refresh_every, or use --refresh_schedule constant"
+            f"the {what} of {age:.0f} steps ago (--stale_after {freshness.stale_after}), and the retriever has "
+            f"moved on since: {advice}"
         )
 
     def rank_churn(self, entry: Entry) -> str | None:
@@ -157,9 +199,9 @@ _RULES: dict[str, Callable[[Watch, Entry], str | None]] = {
 }
 
 
-def alarms_of(history: Sequence[Entry], stale_after: int) -> list[Alarm]:
+def alarms_of(history: Sequence[Entry], freshness: Freshness) -> list[Alarm]:
     """The alarms of a whole run, in the order in which they were raised; entries as the trainer keeps them."""
-    watch = Watch(stale_after)
+    watch = Watch(freshness)
     for entry in history:
         watch.observe(int(entry.get("step", 0)), entry)
     return sorted(watch.alarms.values(), key=lambda alarm: alarm.first_step)

@@ -12,7 +12,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from replug_client.progress import progress
-from replug_client.training.alarms import Watch
+from replug_client.training.alarms import Freshness, Watch
 from replug_client.training.distributed import ALONE, Processes
 from replug_client.training.record import COMPLETE_NAME
 from replug_client.training.validation import SELECTION
@@ -50,11 +50,11 @@ class LogWithAdvice(TrainerCallback):
     """One readable line for each log entry, and each alarm with its advice once.
 
     Args:
-        stale_after: See :class:`~replug_client.training.alarms.Watch`.
+        freshness: How the run keeps up with its weights.
     """
 
-    def __init__(self, stale_after: int = 1000) -> None:
-        self._watch = Watch(stale_after)
+    def __init__(self, freshness: Freshness | None = None) -> None:
+        self._watch = Watch(freshness or Freshness())
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any

@@ -118,7 +118,8 @@ class LSRLoss(nn.Module):
         """The loss of one batch, a scalar in nats."""
         queries, passages = sentence_features
         columns = passages.pop("columns", None)
-        # Queries first and whole: a wrapper for several processes needs one forward pass of its own.
+        # The one pass through a wrapper for several processes: it is ready for one backward pass, and the queries
+        # go through all that is trained.
         query_vectors = self.model(queries)["sentence_embedding"].float()
         passage_vectors = self._passage_vectors(passages).float()
         if columns is not None:
@@ -138,7 +139,10 @@ class LSRLoss(nn.Module):
             return passages["sentence_embedding"]
         if self._chunk and "input_ids" in passages:
             return encode_in_chunks(self.model, passages, self._chunk)
-        vectors: Tensor = self.model(passages)["sentence_embedding"]
+        # A second pass through the wrapper would have it look again for what is unused, in this pass alone: of a head
+        # the encoder's layers, which the queries have used.
+        inner = getattr(self.model, "module", self.model)
+        vectors: Tensor = inner(passages)["sentence_embedding"]
         return vectors
 
     def from_similarity(self, similarity: Tensor, labels: Tensor) -> Tensor:

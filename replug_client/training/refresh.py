@@ -104,6 +104,9 @@ class Refresher:
                 self._reindex(step)
             elif modes.retrieves_from_old:
                 self._restore(due)
+            else:
+                # What that step's index gave is on disk, and the next retrieval meets a new one: only its age is told.
+                self._index_step = due
         index = self._index
         if modes.over_retrieve and step > self._index_step:
             index = RerankedIndex(index, self._encode_rows, modes.over_retrieve)
@@ -128,8 +131,10 @@ class Refresher:
             self._validated = FaissIndex.from_vectors(self._embed_anew(), self._prepared.indexed)
 
     def _keep_up_beside(self, background: BackgroundEmbedding, step: int, due: int) -> None:
-        if step and self._index_step == 0 and not background.is_running and due < step:
-            self._reindex(step)  # a run that goes on: what was under way is gone
+        steps, modes = self._options.steps, self._options.modes
+        begun = modes.refresh_schedule.last_due(max(0, step - 1), steps.refresh_every)
+        if begun and self._index_step == 0 and not background.is_running:
+            self._reindex(step)  # a run that goes on: what was made, or under way, is gone
         if all(self._prepared.processes.each(background.is_ready)) and (ready := background.take()):
             self._take(*ready)
             logger.info("step %d: the passages' index of step %d is ready and in use", step, ready[0])

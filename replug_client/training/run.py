@@ -37,7 +37,7 @@ from replug_client.training.targets import calibrate, index_negatives
 from replug_client.training.trainable import tuned_encoder
 from replug_client.training.trainer import LSRTrainer, StreamHooks
 from replug_client.training.validation import PRIMARY_METRIC, SELECTION
-from replug_client.training.watching import open_evaluator, stopped_at, watchers
+from replug_client.training.watching import freshness, open_evaluator, stopped_at, watchers
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ def _train(options: TrainOptions, processes: Processes) -> Path:
             if options.steps.keep is Keep.BEST
             else trainer.state.global_step,
             "validation": _history(trainer),
-            "alarms": [asdict(alarm) for alarm in alarms_of(history, options.watch.stale_after)],
+            "alarms": [asdict(alarm) for alarm in alarms_of(history, freshness(options))],
             "log": [entry for entry in history if "loss" in entry],
             "scores": dict(scores),
             "examples": prepared.sets.counts,
@@ -166,6 +166,7 @@ def build_trainer(
         batches_per_submission=generation if local else 1,
         on_scored=on_scored,
         processes=prepared.processes,
+        static=steps.refresh_every == 0,
     )
     hooks = StreamHooks(
         stream,
@@ -175,8 +176,9 @@ def build_trainer(
         prepared.processes,
         refresher.prepare_validation,
         keep_up=refresher.keep_up if refresher.moves else None,
-        index_age=refresher.index_age if refresher.moves else None,
+        index_age=refresher.index_age if steps.train is not Train.QUERY else None,
         close=refresher.close,
+        first_is_own=options.candidates.n_docs > 0,
     )
     frozen = steps.train is not Train.BOTH
     collator = LSRDataCollator(

@@ -84,6 +84,7 @@ class CandidateStream:
         on_scored: Told how many more pairs have a score, as they get it.
         processes: Which share in the work: each retrieves for a part of the examples, scores those that it owns,
             and hands out its share of every batch.
+        static: Whether ``mine`` finds the same at any time: candidates are then as old as the run.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class CandidateStream:
         batches_per_submission: int = 1,
         on_scored: Callable[[int], None] | None = None,
         processes: Processes = ALONE,
+        static: bool = False,
     ) -> None:
         self._examples = examples
         self._schedule = schedule
@@ -110,10 +112,12 @@ class CandidateStream:
         self._group = batches_per_submission
         self._on_scored = on_scored
         self._processes = processes
+        self._static = static
         self._pending: deque[_Pending] = deque()
         self._next_generation = 0
         self.timings = StreamTimings()
-        self.first_rows: Rows = np.zeros((0, 0), dtype=np.int64)
+        # (n,) the first candidate of each distinct query of the generation that was retrieved last
+        self.first_rows: Rows = np.zeros(0, dtype=np.int64)
 
     @property
     def generation(self) -> int:
@@ -124,6 +128,10 @@ class CandidateStream:
     def total(self) -> int:
         """Batches in the whole run."""
         return self._total
+
+    def retrieved_at(self, batch: int) -> int:
+        """The batch before which the candidates of this one were retrieved: where the generation before it began."""
+        return 0 if self._static else max(0, batch // self._generation - 1) * self._generation
 
     def start(self, batch: int, mine: Mine) -> None:
         """Begin at ``batch`` (0, or where a resumed run goes on): ready its generation and the next one."""
@@ -194,8 +202,14 @@ class CandidateStream:
             rows = rows.reshape(*batches.shape, -1)
             self.timings.retrieving += time.perf_counter() - began
             self._store(number, rows)
-        self.first_rows = rows[..., 0]
+        self.first_rows = self._first_rows(batches, rows)
         self._submit(batches[skip:], rows[skip:])
+
+    def _first_rows(self, batches: Rows, rows: Rows) -> Rows:
+        # A generation may go through the examples several times, and several of them may have one query.
+        queries = [self._examples[number].query for number in batches.ravel().tolist()]
+        first = dict(zip(queries, rows[..., 0].ravel().tolist(), strict=True))
+        return np.array(list(first.values()), dtype=np.int64)
 
     def _submit(self, batches: Rows, rows: Rows) -> None:
         for start in range(0, len(batches), self._group):

@@ -20,6 +20,7 @@ from replug_client.retriever.encoder import encode_passages, encode_queries
 from replug_client.retriever.index import ArrayIndex, PassageIndex
 from replug_client.supervisor.protocol import StreamingSupervisor
 from replug_client.supervisor.tokenizer import SupervisorTokenizer
+from replug_client.training.alarms import Freshness
 from replug_client.training.arguments import LSRTrainingArguments
 from replug_client.training.callbacks import LogWithAdvice
 from replug_client.training.candidates import Rows
@@ -133,11 +134,11 @@ class TrainerForLSR(LSRTrainer):
         )
         if eval_dataset is not None:
             keywords["evaluator"] = self._evaluator(eval_dataset, supervisor, args.n_docs, loss)
-        hooks = StreamHooks(stream, self._mine, refresh, accumulation)
+        hooks = StreamHooks(stream, self._mine, refresh, accumulation, first_is_own=args.n_docs > 0)
         super().__init__(model, args, loss, collator, schedule, hooks, **keywords)
         # transformers' own printer says the same as LogWithAdvice, as raw dictionaries.
         self.remove_callback(PrinterCallback)
-        self.add_callback(LogWithAdvice())
+        self.add_callback(LogWithAdvice(Freshness(refresh_every=args.refresh_every)))
 
     def train(
         self, resume_from_checkpoint: str | bool | None = None, *arguments: Any, **keywords: Any
@@ -166,6 +167,7 @@ class TrainerForLSR(LSRTrainer):
             generation=(args.refresh_every or _STATIC_GENERATION) * accumulation,
             total=steps * accumulation,
             folder=self._folder,
+            static=self._is_static,
         )
 
     def _mine(self, numbers: Rows) -> Rows:

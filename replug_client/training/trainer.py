@@ -18,6 +18,7 @@ from sentence_transformers import (
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
 
 from replug_client.training.candidates import Rows
 from replug_client.training.collator import EXAMPLE_COLUMN, LSRDataCollator
@@ -42,9 +43,10 @@ class StreamHooks:
         before_validation: Called by every process before the first one validates.
         keep_up: Instead of ``refresh``, for what is not done at each retrieval: sees to the passages' index before
             the one at this optimiser step, and before the first one of a run that goes on there.
-        index_age: Optimiser steps, at this one, since the weights that the passages' index is of; None where it
-            never changes.
+        index_age: Optimiser steps, at this one, since the weights that the passages' index is of; None where
+            passages are frozen.
         close: Called when the training ends, however it does.
+        first_is_own: Whether an example's first candidate is the retriever's own first passage.
     """
 
     stream: CandidateStream
@@ -56,6 +58,7 @@ class StreamHooks:
     keep_up: Callable[[int], None] | None = None
     index_age: Callable[[int], int] | None = None
     close: Callable[[], None] | None = None
+    first_is_own: bool = True
 
 
 class LSRTrainer(SentenceTransformerTrainer):
@@ -132,6 +135,7 @@ class LSRTrainer(SentenceTransformerTrainer):
             **keywords,
         )
         self.add_callback(_StreamCallback(hooks))
+        self.add_callback(_LogCheckpoints())
 
     def train(self, *arguments: Any, **keywords: Any) -> Any:
         """The parent's; what runs beside it ends with it."""
@@ -180,8 +184,9 @@ class LSRTrainer(SentenceTransformerTrainer):
         """Training logs carry the diagnosis of the steps since the last one."""
         if "loss" in logs:
             logs |= self._means.flush(self._hooks.processes)
-            logs["unique_first_passages"] = unique_share(self._hooks.stream.first_rows)
-            logs["staleness_steps"] = float(self.state.global_step % self._steps_a_generation())
+            if self._hooks.first_is_own:
+                logs["unique_first_passages"] = unique_share(self._hooks.stream.first_rows)
+            logs["staleness_steps"] = float(self._staleness())
             if self._hooks.index_age is not None:
                 logs["index_age_steps"] = float(self._hooks.index_age(self.state.global_step))
         super().log(logs, start_time)
@@ -199,8 +204,22 @@ class LSRTrainer(SentenceTransformerTrainer):
             return
         load_updates(self.model, Path(resume_from_checkpoint))
 
-    def _steps_a_generation(self) -> int:
-        return max(1, self._hooks.stream.generation // self._hooks.accumulation)
+    def _staleness(self) -> int:
+        """Optimiser steps since the candidates of the last one were retrieved."""
+        step, accumulation = self.state.global_step, self._hooks.accumulation
+        return step - self._hooks.stream.retrieved_at(step * accumulation - 1) // accumulation
+
+
+class _LogCheckpoints(TrainerCallback):
+    """Logs where a checkpoint is written: it does not hold means that an entry is yet to be made of."""
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if control.should_save and args.logging_strategy == IntervalStrategy.STEPS:
+            control.should_log = True
+
+    on_epoch_end = on_step_end
 
 
 class _StreamCallback(TrainerCallback):

@@ -18,6 +18,7 @@ from replug_client.artefacts import plain, read_json
 from replug_client.errors import OptionError
 from replug_client.retriever.encoder import encode_queries
 from replug_client.retriever.index import PassageIndex
+from replug_client.training.alarms import Freshness
 from replug_client.training.callbacks import EarlyStopping, LogWithAdvice, is_exhausted
 from replug_client.training.loss import ObjectiveOptions
 from replug_client.training.options import TrainOptions
@@ -89,13 +90,18 @@ def watchers(
             timings=timings,
             scores=lambda: asdict(prepared.supervisor.stats),
             evaluator=evaluator if isinstance(evaluator, HeldOutLikelihood) else None,
-            stale_after=watch.stale_after,
+            freshness=freshness(options),
             settings=settings(options),
             reembedding=reembedding,
         ),
     )
     stopping = [EarlyStopping(watch.early_stopping)] if watch.early_stopping else []
-    return [LogWithAdvice(watch.stale_after), *stopping, report]
+    return [LogWithAdvice(freshness(options)), *stopping, report]
+
+
+def freshness(options: TrainOptions) -> Freshness:
+    """How the run keeps up with its weights, and when it is to be warned that it does not."""
+    return Freshness(options.watch.stale_after, options.steps.refresh_every, options.modes)
 
 
 def settings(options: TrainOptions) -> dict[str, object]:

@@ -133,6 +133,40 @@ def test_a_refresh_beside_the_training(place: Path) -> None:  # noqa: F811
     assert log[-1]["index_age_steps"] > 0, "what began at step 4 can be in use at step 6 at the earliest"
 
 
+def test_beside_the_training_only_a_run_that_goes_on_waits_for_a_refresh(
+    place: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It retrieves before the first re-embedding is due, and is stopped at a step where the second one is."""
+    waited: list[int] = []
+    reindex = refresh.Refresher._reindex
+    monkeypatch.setattr(
+        refresh.Refresher, "_reindex", lambda self, step: (waited.append(step), reindex(self, step))
+    )
+    options = ["--train", "both", "--no_bf16", "--refresh_every", "2", "--retrieve_every", "1"]
+    command = short(place, "beside-cut", *options, "--background_refresh", "--eval_every", "4")
+    interrupted(monkeypatch, command, 4)
+    assert waited == []
+    assert replug(*command, "--resume") == 0
+    assert waited == [4]
+    log = read_run(place / "beside-cut")["figures"]["log"]
+    assert [entry["index_age_steps"] for entry in log[4:]] == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("train", ["query", "head"])
+def test_a_run_that_never_refreshes_is_warned_where_its_passages_move(train: str, place: Path) -> None:  # noqa: F811
+    options = ["--train", train, "--refresh_every", "0", "--stale_after", "4"]
+    assert replug(*short(place, f"static-{train}", *options)) == 0
+    figures, steps = read_run(place / f"static-{train}")["figures"], [1, 2, 3, 4, 5, 6]
+    assert [entry["staleness_steps"] for entry in figures["log"]] == steps
+    assert [entry.get("index_age_steps") for entry in figures["log"]] == (
+        steps if train == "head" else [None] * 6
+    )
+    stale = [alarm for alarm in figures["alarms"] if alarm["name"] == "stale"]
+    assert len(stale) == (train == "head")
+    assert all("--refresh_every 0 keeps the base's: give a number" in alarm["message"] for alarm in stale)
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

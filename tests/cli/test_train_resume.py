@@ -20,7 +20,8 @@ from tests.cli.test_train import (
     tuned,
 )
 
-# A stop within a generation of candidates, an epoch and a curriculum; and one at a re-embedding.
+# A stop within a generation of candidates, an epoch and a curriculum; one at a re-embedding; one between two;
+# one at a checkpoint between two entries of the log.
 RUNS = {
     "query": (
         3,
@@ -36,6 +37,11 @@ RUNS = {
             " --denominator batch --kl q-p"
         ),
     ),
+    "head": (
+        6,
+        "--train head --head_learning_rate 0.02 --refresh_every 4 --max_steps 8 --stale_after 5",
+    ),
+    "log": (3, "--max_steps 40 --eval_every 3"),
 }
 
 
@@ -50,10 +56,13 @@ def test_a_stopped_run_ends_as_the_one_that_was_not(mode: str, place: Path) -> N
     run([*cut, "--resume"])
     assert_same_weights(place / f"{mode}-whole", place / f"{mode}-cut")
     whole, resumed = (read_run(place / f"{mode}-{name}")["figures"] for name in ("whole", "cut"))
-    for part, figures in (("log", ("loss", "grad_norm", "learning_rate")), ("validation", ("kl", "mrr"))):
-        for figure in figures:
-            assert [entry[figure] for entry in whole[part]] == [entry[figure] for entry in resumed[part]]
-    assert resumed["best_step"] == whole["best_step"]
+    assert resumed["log"] == whole["log"]
+    for figure in ("kl", "mrr"):
+        assert [entry[figure] for entry in whole["validation"]] == [
+            entry[figure] for entry in resumed["validation"]
+        ]
+    for figure in ("best_step", "alarms"):
+        assert resumed[figure] == whole[figure]
 
 
 def test_clipping_and_gradient_checkpointing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from replug_client.training.alarms import Entry, Watch, alarms_of
+from replug_client.training.alarms import Entry, Freshness, Watch, alarms_of
 from replug_client.training.callbacks import EarlyStopping, LogWithAdvice, is_exhausted
+from replug_client.training.modes import ModeOptions, RefreshSchedule
 
 HEALTHY = {
     "uniform_targets": 0.1,
@@ -55,7 +56,7 @@ def validation(selection: float, churn: float) -> Entry:
     ],
 )
 def test_each_alarm_says_what_mends_it(name: str, history: Sequence[Entry], advice: str) -> None:
-    (alarm,) = alarms_of([entry | {"step": 10.0 * n} for n, entry in enumerate(history)], stale_after=100)
+    (alarm,) = alarms_of([entry | {"step": 10.0 * n} for n, entry in enumerate(history)], Freshness(100))
     assert alarm.name == name
     assert advice in alarm.message
     assert alarm.first_step == alarm.last_step == 10 * (len(history) - 1)
@@ -79,7 +80,44 @@ def test_each_alarm_says_what_mends_it(name: str, history: Sequence[Entry], advi
     ],
 )
 def test_a_healthy_run_has_none(history: Sequence[Entry]) -> None:
-    assert alarms_of(history, stale_after=100) == []
+    assert alarms_of(history, Freshness(100)) == []
+
+
+CANDIDATES, INDEX = {"staleness_steps": 300.0, "index_age_steps": 200.0}, {"index_age_steps": 300.0}
+NEVER = {"staleness_steps": 300.0, "index_age_steps": 300.0}
+DOUBLING = ModeOptions(refresh_schedule=RefreshSchedule.DOUBLING)
+
+
+@pytest.mark.parametrize(
+    ("freshness", "entry", "advice"),
+    [
+        (Freshness(100, 150), CANDIDATES, "lower --refresh_every to 50 at most"),
+        (Freshness(1, 1), CANDIDATES, "raise --stale_after: candidates are scored ahead"),
+        (
+            Freshness(100, 450, ModeOptions(retrieve_every=150)),
+            CANDIDATES,
+            "lower --retrieve_every to 50",
+        ),
+        (Freshness(100, 450), INDEX, ": lower --refresh_every"),
+        (Freshness(100, 100, DOUBLING), INDEX, ": use --refresh_schedule constant"),
+        (
+            Freshness(100, 50, ModeOptions(background_refresh=True)),
+            INDEX,
+            "lower --refresh_every, or leave out --background_refresh",
+        ),
+        (Freshness(100, 0), NEVER, "--refresh_every 0 keeps the base's: give a number of steps"),
+    ],
+)
+def test_what_is_old_is_made_younger_by_what_the_run_can_change(
+    freshness: Freshness, entry: Entry, advice: str
+) -> None:
+    (alarm,) = alarms_of([entry], freshness)
+    assert alarm.name == "stale"
+    assert advice in alarm.message
+
+
+def test_candidates_that_are_meant_to_stay_the_bases_are_never_old() -> None:
+    assert alarms_of([{"staleness_steps": 9999.0}], Freshness(100, refresh_every=0)) == []
 
 
 def test_an_alarm_is_new_once_and_keeps_its_last_step_and_message() -> None:

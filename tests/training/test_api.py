@@ -27,6 +27,7 @@ from replug_client.training import (
     ObjectiveOptions,
     TrainerForLSR,
     split_batch,
+    text_trainer,
 )
 from replug_client.training.candidates import CandidateOptions
 from replug_client.training.toy import Toy, toy
@@ -169,6 +170,39 @@ def test_a_run_begun_anew_retrieves_anew(tmp_path: Path) -> None:
     np.save(path, np.zeros_like(np.load(path)))
     trainer_for(made(), tmp_path, max_steps=2).train()
     assert np.load(path).any()
+
+
+def test_candidates_that_are_never_refreshed_are_as_old_as_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_trainer, "_STATIC_GENERATION", 2)
+    trainer = trainer_for(made(), tmp_path, max_steps=6, refresh_every=0, logging_steps=1)
+    trainer.train()
+    ages = [entry["staleness_steps"] for entry in trainer.state.log_history if "loss" in entry]
+    assert ages == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("n_docs", [0, 1])
+def test_a_retriever_that_does_not_move_has_not_collapsed(
+    n_docs: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of 30 epochs a generation; without candidates of its own its first passages are not known."""
+    options = {
+        "learning_rate": 0.0,
+        "refresh_every": 30,
+        "per_device_train_batch_size": 6,
+        "logging_steps": 8,
+    }
+    trainer = trainer_for(
+        made(), tmp_path, n_docs=n_docs, bm25_docs=1, random_docs=2, max_steps=32, **options
+    )
+    firsts = len(set(found(trainer.model, trainer.index)))
+    trainer.train()
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert logged and all(
+        entry.get("unique_first_passages") == (firsts / 6 if n_docs else None) for entry in logged
+    )
+    assert "collapsing" not in caplog.text
 
 
 def test_index_negatives_join_the_denominator(tmp_path: Path) -> None:

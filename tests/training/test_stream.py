@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,8 @@ def test_each_generation_is_retrieved_when_the_one_before_it_begins(group: int, 
     taken = run(stream_in(tmp_path, group=group), weights, 0, TOTAL)
     assert as_lists(taken) == expected_rows(0, TOTAL)
     assert [step for step, _ in weights.mined] == [0, 0, 3, 6]
+    stream = stream_in(tmp_path)
+    assert [stream.retrieved_at(batch) for batch in range(TOTAL)] == [*map(retrieved_at, range(TOTAL))]
     assert [len(numbers) for _, numbers in weights.mined] == [6, 6, 6, 4]  # the run ends within the last
 
 
@@ -131,6 +134,15 @@ def test_a_run_resumed_from_an_older_checkpoint_drops_what_later_weights_retriev
     taken = run(stream_in(tmp_path), weights, 2, TOTAL)
     assert as_lists(taken) == expected_rows(2, TOTAL)
     assert [step for step, _ in weights.mined] == [3, 6]
+
+
+def test_the_first_passage_of_a_query_is_counted_once(tmp_path: Path) -> None:
+    """However many epochs a generation has, and however many continuations a query."""
+    examples = [replace(example, query=f"q{number // 2}") for number, example in enumerate(EXAMPLES)]
+    supervisor = FakeSupervisor(scores_of)
+    stream = CandidateStream(examples, SCHEDULE, build, supervisor, generation=12, total=24, folder=tmp_path)
+    stream.start(0, lambda numbers: np.stack([numbers // 4, numbers + 10], axis=1))
+    assert sorted(stream.first_rows.tolist()) == [0, 0, 1, 1, 2]  # of five queries, each pair finds the same
 
 
 class Counting(FakeSupervisor):

@@ -83,6 +83,12 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(
     resumed.train(resume_from_checkpoint=str(tmp_path / "cut" / "checkpoints" / f"checkpoint-{stop}"))
     assert resumed.state.global_step == 2 * stop
     assert_same_weights(whole, resumed)
+    # Entries come every 10 steps; checkpoints, every 5, have one too.
+    first, second = (
+        [entry for entry in trainer.state.log_history if "loss" in entry] for trainer in (whole, resumed)
+    )
+    assert [entry["step"] for entry in first] == list(range(5, 2 * stop + 1, 5))
+    assert second == first
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
@@ -101,6 +107,19 @@ def test_candidates_can_be_retrieved_anew_for_every_step(accumulation: int, tmp_
     )
     trainer.train()
     assert trainer.state.global_step == 5
+
+
+def test_the_log_says_how_old_candidates_are(tmp_path: Path) -> None:
+    model = base_model(tmp_path)
+    task = plant(model)
+    trainer = trainer_for(
+        model, task, tmp_path, Q_P, train_passages=False, steps=8, refresh_every=3, accumulation=2
+    )
+    trainer.args.logging_steps = 1
+    trainer.train()
+    ages = [entry["staleness_steps"] for entry in trainer.state.log_history if "loss" in entry]
+    # Those of steps 4 to 6 were retrieved before the first step too, those of steps 7 and 8 after the third.
+    assert ages == [1, 2, 3, 4, 5, 6, 4, 5]
 
 
 def assert_same_weights(first: LSRTrainer, second: LSRTrainer) -> None:

@@ -104,7 +104,7 @@ def stability(history: History) -> list[Chart]:
     return [
         Chart(
             "Distinct first passages",
-            "over queries; falling means that all queries find the same",
+            "share of the distinct queries; falling means that all queries find the same",
             [
                 line(history, "unique_first_passages", "training"),
                 line(history, "eval_unique", "held out"),
@@ -121,7 +121,7 @@ def stability(history: History) -> list[Chart]:
         Chart("Gradient norm", "before clipping", [line(history, "grad_norm", "norm")], limits=(0.0,)),
         Chart(
             "Staleness",
-            "optimiser steps since the candidates were retrieved, and since the passages\u2019 index was made",
+            "optimiser steps since the last one\u2019s candidates were retrieved, and since the weights of the index",
             [line(history, "staleness_steps", "candidates"), line(history, "index_age_steps", "index")],
             limits=(0.0,),
         ),

@@ -12,7 +12,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from replug_client.artefacts import atomic_write, read_json, write_json
-from replug_client.training.alarms import alarms_of
+from replug_client.training.alarms import Freshness, alarms_of
 from replug_client.training.moves import Move
 from replug_client.training.report.page import Pair, Report, Validated, render
 from replug_client.training.stream import StreamTimings
@@ -33,7 +33,7 @@ class ReportSources:
         timings: The candidate stream's.
         scores: Gives the counts of scores by source.
         evaluator: Validation; None where there is none.
-        stale_after: See :class:`~replug_client.training.alarms.Watch`.
+        freshness: How the run keeps up with its weights.
         settings: What the run was asked for.
         reembedding: Gives the seconds spent on re-embedding the passages.
     """
@@ -42,7 +42,7 @@ class ReportSources:
     timings: StreamTimings
     scores: Callable[[], Mapping[str, int]]
     evaluator: HeldOutLikelihood | None
-    stale_after: int = 1000
+    freshness: Freshness = field(default_factory=Freshness)
     settings: Mapping[str, object] = field(default_factory=dict)
     reembedding: Callable[[], float] = lambda: 0.0
 
@@ -134,7 +134,7 @@ class ReportWriter(TrainerCallback):
             max_steps=state.max_steps,
             best_step=best_step(state.log_history),
             history=state.log_history,
-            alarms=alarms_of(state.log_history, sources.stale_after),
+            alarms=alarms_of(state.log_history, sources.freshness),
             seconds=self.seconds(),
             scoring_seconds=sources.timings.scoring.seconds,
             scores=sources.scores(),
