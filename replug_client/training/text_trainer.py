@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 from sentence_transformers import SentenceTransformer
 from transformers import PrinterCallback
 from transformers.trainer_utils import TrainOutput
@@ -31,7 +32,7 @@ from replug_client.training.stream import CandidateStream
 from replug_client.training.text_collator import miner_of
 from replug_client.training.texts import TextCorpus, TextScorer
 from replug_client.training.trainer import LSRTrainer, StreamHooks, freeze_word_embeddings, set_dropout
-from replug_client.training.validation import HeldOutLikelihood, ValidationSet
+from replug_client.training.validation import DEPTH, HeldOutLikelihood, ValidationSet
 
 _STATIC_GENERATION = 100
 
@@ -183,14 +184,19 @@ class TrainerForLSR(LSRTrainer):
         self, rows: Iterable[Mapping[str, Any]], supervisor: StreamingSupervisor, n_docs: int, loss: LSRLoss
     ) -> HeldOutLikelihood:
         examples = self._scorer.examples(rows)
-        vectors = encode_queries(self._base, [example.query for example in examples])
+        queries = [example.query for example in examples]
+        vectors = encode_queries(self._base, queries)
+        lists = self.index.search(vectors, DEPTH).rows
         data = ValidationSet(
             examples,
-            self.index.search(vectors, max(1, n_docs)).rows,
+            lists[:, : max(1, n_docs)],
             cast(PassageStore, self._corpus),  # of which a passage's text is all that is read
             self._scorer.builder,
             supervisor,
             loss.options,
+            # Candidates of every source: among the base's own alone, none could do better than the base.
+            pool_rows=self._miner.mine(vectors, queries, np.arange(len(queries))),
+            base_lists=lists,
         )
         return HeldOutLikelihood(data, lambda _: self.index if self._frozen else self._embedded())
 

@@ -145,6 +145,33 @@ def test_held_out_rows_are_validated_over_the_whole_index(tmp_path: Path) -> Non
     assert history[-1]["eval_base_minus_current"] > 0
 
 
+def test_validation_looks_for_the_lms_best_among_candidates_of_every_source_and_down_the_list(
+    tmp_path: Path,
+) -> None:
+    model, supervisor, tokenizer = made()
+    queries = [pair["query"] for pair in PAIRS]
+    ranking = np.argsort(-(model.encode_query(queries) @ model.encode_document(PASSAGES).T), axis=1)
+    rank_of_best = (ranking == np.array(WANTED)[:, None]).argmax(1) + 1
+    assert (rank_of_best > 3).any(), "nothing to find outside the base's own candidates"
+    trainer = TrainerForLSR(
+        model,
+        arguments(tmp_path, n_docs=3, random_docs=5),
+        PAIRS,
+        PAIRS,
+        LSRLoss(model, SHARP),
+        passages=PASSAGES,
+        supervisor=supervisor,
+        tokenizer=tokenizer,
+    )
+    before = trainer.evaluate()
+    assert trainer.evaluator.data.base_rows.shape == (6, 3)
+    assert before["eval_mrr"] == pytest.approx((1 / rank_of_best).mean())
+    assert before["eval_recall_at_10"] == 1.0, "eight passages, so all of them are among the first ten"
+    trainer.train()
+    after = trainer.evaluate()
+    assert after["eval_mrr"] == 1.0 and after["eval_mrr_minus_base"] > 0
+
+
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     def run(folder: Path, stop: int | None, resume: bool = False) -> TrainerForLSR:
         trainer = trainer_for(
