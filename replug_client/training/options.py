@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -144,6 +145,11 @@ class TargetOptions:
             )
 
 
+def started_processes() -> int:
+    """How many processes the launcher started; 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @dataclass(frozen=True, slots=True)
 class StepOptions:
     """The optimisation.
@@ -204,6 +210,10 @@ class StepOptions:
         for flag, value in counts.items():
             if value < 1:
                 raise OptionError(f"{flag} {value}: expected at least 1")
+        if not 0 <= self.learning_rate < float("inf"):
+            raise OptionError(
+                f"--learning_rate {self.learning_rate}: expected a positive, finite number, or 0 to learn nothing"
+            )
         if not 0 <= self.max_grad_norm < float("inf"):
             raise OptionError(
                 f"--max_grad_norm {self.max_grad_norm}: expected a length, or 0 for no clipping"
@@ -283,8 +293,13 @@ class TrainOptions:
             raise OptionError(
                 f"--best_metric {chosen} decides nothing with --keep last: add --early_stopping N, or use --keep best"
             )
-        alone = self.steps.batch_size * self.steps.processes == 1 and not self.target.index_negatives
-        if self.target.contrastive_weight and alone:
+        alone = self.steps.batch_size * self.steps.processes == 1
+        if self.modes.isotropy_weight and alone:
+            raise OptionError(
+                f"--isotropy_weight {self.modes.isotropy_weight} with --per_gpu_batch_size 1: found one query a step, "
+                "expected at least two vectors to tell whether they spread; take a larger batch, of 32 and more"
+            )
+        if self.target.contrastive_weight and alone and not self.target.index_negatives:
             raise OptionError(
                 "--contrastive_weight with --per_gpu_batch_size 1: other queries' passages are the negatives, and "
                 "there are none; take a larger batch, or --index_negatives"
