@@ -24,6 +24,7 @@ from replug_client.supervisor.tokenizer import SupervisorTokenizer
 from replug_client.training.arguments import LSRTrainingArguments
 from replug_client.training.callbacks import LogWithAdvice
 from replug_client.training.candidates import Rows
+from replug_client.training.choices import Denominator
 from replug_client.training.collator import IndexNegatives, LSRDataCollator
 from replug_client.training.loss import LSRLoss, ObjectiveOptions
 from replug_client.training.options import Train
@@ -58,7 +59,7 @@ class TrainerForLSR(LSRTrainer):
 
     Raises:
         CorpusError: rows or passages that are no texts.
-        OptionError: several processes, or a loss over another model.
+        OptionError: several processes, a loss over another model, or negatives that it has no use for.
 
     Example:
         >>> import tempfile
@@ -210,4 +211,15 @@ def _check(model: SentenceTransformer, args: LSRTrainingArguments, loss: LSRLoss
     if loss.model is not model:
         raise OptionError(
             "the loss was made over another model than the one to train; make it with LSRLoss(model)"
+        )
+    options = loss.options
+    if args.index_negatives and not (options.denominator is Denominator.BATCH or options.contrastive_weight):
+        raise OptionError(
+            f"index_negatives={args.index_negatives} would join nothing; expected a loss with denominator 'batch' or a "
+            "contrastive_weight, whose passages they join. Give ObjectiveOptions one of them, or leave it out."
+        )
+    if options.contrastive_weight and args.per_device_train_batch_size == 1 and not args.index_negatives:
+        raise OptionError(
+            f"contrastive_weight={options.contrastive_weight} with per_device_train_batch_size=1: other queries' "
+            "passages are the negatives, and there are none; take a larger batch, or index_negatives"
         )

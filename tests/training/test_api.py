@@ -292,6 +292,38 @@ def test_arguments_that_cannot_work_are_refused(
         arguments(tmp_path, **options)
 
 
+@pytest.mark.parametrize(
+    ("objective", "options", "message"),
+    [
+        (SHARP, {"index_negatives": 3}, "index_negatives=3 would join nothing"),
+        (
+            ObjectiveOptions(0.1, 0.5, contrastive_weight=0.5),
+            {"per_device_train_batch_size": 1},
+            "contrastive_weight=0.5 with per_device_train_batch_size=1",
+        ),
+    ],
+)
+def test_negatives_that_the_loss_has_no_use_for_or_not_enough_of_are_refused(
+    objective: ObjectiveOptions, options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(OptionError, match=message):
+        trainer_for(made(), tmp_path, objective, **options)
+
+
+@pytest.mark.parametrize("options", [{"index_negatives": 3}, {"per_device_train_batch_size": 2}])
+def test_negatives_join_the_contrastive_term_too(options: dict[str, Any], tmp_path: Path) -> None:
+    objective = ObjectiveOptions(0.1, 0.5, contrastive_weight=0.5)
+    trainer = trainer_for(
+        made(),
+        tmp_path,
+        objective,
+        **{"per_device_train_batch_size": 1, "n_docs": 2, "max_steps": 2, "logging_steps": 1} | options,
+    )
+    trainer.train()
+    logged = [entry for entry in trainer.state.log_history if "contrastive_loss" in entry]
+    assert logged and all(entry["contrastive_loss"] > 0 for entry in logged)
+
+
 class _StopAt(TrainerCallback):
     def __init__(self, step: int) -> None:
         self.step = step
