@@ -380,5 +380,10 @@ Bf16 = Annotated[
 ]
 Seed = Annotated[int, typer.Option("--seed", rich_help_panel=OPTIMISATION)]
 Device = Annotated[
-    str | None, typer.Option("--device", help="cpu, cuda, cuda:1...", rich_help_panel=OPTIMISATION)
+    str | None,
+    typer.Option(
+        "--device",
+        help="Of the retriever: cpu, cuda, cuda:1... Of several processes each takes a GPU of its own.",
+        rich_help_panel=OPTIMISATION,
+    ),
 ]
