@@ -3,10 +3,10 @@
 python -m benchmarks.step [--batch 8] [--candidates 4] [--rounds 12]
 
 Both train all-MiniLM-L6-v2 on texts of this Python's library: the same queries, candidates and scores, each collated
-by its side's own collator, and the loss computed by its side's own SentenceTransformerTrainer; then backward,
-clipping and its AdamW. Passages are encoded with gradient by both, as DistillKLDivLoss does nothing else, and no two
-examples share one. The losses are compared first: with the same temperatures they are the same number but for
-DistillKLDivLoss's factor gamma². The sides take turns; the ratio is that of the medians.
+by its side's own collator, and the loss computed by its side's own trainer, LSRTrainer's with the batch's diagnosis
+for the log; then backward, clipping and its AdamW. Passages are encoded with gradient by both, as DistillKLDivLoss
+does nothing else, and no two examples share one. The losses are compared first: with the same temperatures they are
+the same number but for DistillKLDivLoss's factor gamma². The sides take turns; the ratio is that of the medians.
 """
 
 from __future__ import annotations
@@ -34,11 +34,14 @@ from demo.pipeline import minilm
 from replug_client.corpus.records import Example
 from replug_client.progress import configure_logging
 from replug_client.retriever.encoder import EncoderOptions, load_encoder
+from replug_client.supervisor.fake import FakeSupervisor
+from replug_client.supervisor.protocol import Prompt
 from replug_client.training.choices import Direction
 from replug_client.training.collator import EXAMPLE_COLUMN, LSRDataCollator
 from replug_client.training.loss import LSRLoss, ObjectiveOptions
-from replug_client.training.stream import ScoredCandidates
-from replug_client.training.trainer import set_dropout
+from replug_client.training.schedule import Schedule
+from replug_client.training.stream import CandidateStream, ScoredCandidates
+from replug_client.training.trainer import LSRTrainer, StreamHooks, set_dropout
 
 _CHARACTERS = 400
 _GAMMA, _BETA = 0.1, 0.05
@@ -107,7 +110,7 @@ def distill_side(columns: list[list[str]], scores: torch.Tensor, folder: str) ->
 
 
 def lsr_side(columns: list[list[str]], scores: torch.Tensor, folder: str) -> Callable[[], float]:
-    """A step of LSRLoss; one token a continuation, so that the mean score is the log-likelihood."""
+    """A step of LSRTrainer; one token a continuation, so that the mean score is the log-likelihood."""
     model = encoder()
     batch, candidates = scores.shape
     passages = [text for texts in columns[1:] for text in texts]
@@ -122,15 +125,31 @@ def lsr_side(columns: list[list[str]], scores: torch.Tensor, folder: str) -> Cal
         lambda _: scored,
         passage_texts=lambda numbers: [passages[number] for number in numbers.tolist()],
     )
-    features = [{EXAMPLE_COLUMN: number} for number in range(batch)]
-    trainer = SentenceTransformerTrainer(
-        model=model,
-        args=arguments(folder, batch),
-        train_dataset=Dataset.from_list(features),
-        loss=LSRLoss(model, ObjectiveOptions(_GAMMA, _BETA, kl=Direction.Q_P)),
-        data_collator=collator,  # type: ignore[arg-type]
+    schedule = Schedule(batch, batch, seed=0)
+    trainer = LSRTrainer(
+        model,
+        arguments(folder, batch),
+        LSRLoss(model, ObjectiveOptions(_GAMMA, _BETA, kl=Direction.Q_P)),
+        collator,
+        schedule,
+        StreamHooks(idle_stream(examples, schedule, folder), lambda numbers: rows, None, accumulation=1),
     )
-    return stepper(trainer, features)
+    return stepper(trainer, [{EXAMPLE_COLUMN: number} for number in range(batch)])
+
+
+def idle_stream(examples: list[Example], schedule: Schedule, folder: str) -> CandidateStream:
+    """What the trainer wants and a step never asks: the scores are there."""
+    supervisor = FakeSupervisor(lambda prompt: [0.0] * prompt.num_continuation)
+    supervisor.close()
+    return CandidateStream(
+        examples,
+        schedule,
+        lambda example, row: Prompt((0, 0), num_continuation=1),
+        supervisor,
+        generation=1,
+        total=1,
+        folder=Path(folder),
+    )
 
 
 def encoder() -> SentenceTransformer:
@@ -163,7 +182,7 @@ def stepper(trainer: Any, features: list[dict[str, Any]]) -> Callable[[], float]
         torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), 1.0)
         trainer.optimizer.step()
         trainer.optimizer.zero_grad()
-        return float(loss)
+        return float(loss.detach())
 
     return step
 

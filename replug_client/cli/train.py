@@ -47,6 +47,7 @@ from replug_client.training.options import (
     Train,
     TrainOptions,
     WatchOptions,
+    started_processes,
 )
 
 
@@ -197,6 +198,7 @@ def train(
             steps=StepOptions(
                 train=train_what,
                 batch_size=per_gpu_batch_size,
+                processes=started_processes(),
                 learning_rate=learning_rate,
                 epochs=epochs,
                 max_steps=max_steps,

@@ -84,7 +84,9 @@ TrainWhat = Annotated[
 TrainWordEmbeddings = Annotated[
     bool,
     typer.Option(
-        "--train_word_embeddings", help="Train the input embeddings too.", rich_help_panel=RETRIEVER
+        "--train_word_embeddings",
+        help="--train query, both: train the input embeddings too.",
+        rich_help_panel=RETRIEVER,
     ),
 ]
 
@@ -212,7 +214,7 @@ GoldEntropy = Annotated[
         "--gold_entropy",
         min=0.01,
         max=0.99,
-        help="Calibrate beta to this median entropy of Q, as a share of log K.",
+        help="--temperature_gold auto: the median entropy of Q, as a share of log K, that beta is chosen for.",
         rich_help_panel=OBJECTIVE,
     ),
 ]
@@ -264,7 +266,14 @@ GradientAccumulationSteps = Annotated[
         rich_help_panel=OPTIMISATION,
     ),
 ]
-LearningRate = Annotated[float, typer.Option("--learning_rate", help="Peak.", rich_help_panel=OPTIMISATION)]
+LearningRate = Annotated[
+    float,
+    typer.Option(
+        "--learning_rate",
+        help="Peak; with --train head that of --head_layers.",
+        rich_help_panel=OPTIMISATION,
+    ),
+]
 WarmupRatio = Annotated[
     float,
     typer.Option(
@@ -288,7 +297,8 @@ CurriculumBy = Annotated[
     options.Easy,
     typer.Option(
         "--curriculum_by",
-        help="What is easy: the base's margin for the supervisor's best passage, or the spread of the scores.",
+        help="--curriculum easy-first: what is easy, the base's margin for the supervisor's best passage, or the "
+        "spread of the scores.",
         rich_help_panel=OPTIMISATION,
     ),
 ]
@@ -311,7 +321,12 @@ GradientCheckpointing = Annotated[
 ]
 MaxSteps = Annotated[
     int | None,
-    typer.Option("--max_steps", min=1, help="Stop after this many steps.", rich_help_panel=OPTIMISATION),
+    typer.Option(
+        "--max_steps",
+        min=1,
+        help="Steps in all, instead of --epochs: fewer, or more, for which the examples are repeated.",
+        rich_help_panel=OPTIMISATION,
+    ),
 ]
 RefreshEvery = Annotated[
     int,
@@ -365,5 +380,10 @@ Bf16 = Annotated[
 ]
 Seed = Annotated[int, typer.Option("--seed", rich_help_panel=OPTIMISATION)]
 Device = Annotated[
-    str | None, typer.Option("--device", help="cpu, cuda, cuda:1...", rich_help_panel=OPTIMISATION)
+    str | None,
+    typer.Option(
+        "--device",
+        help="Of the retriever: cpu, cuda, cuda:1... Of several processes each takes a GPU of its own.",
+        rich_help_panel=OPTIMISATION,
+    ),
 ]

@@ -258,7 +258,33 @@ class HuggingFaceTrainerForLSR:
         keywords: Passed on to ``SentenceTransformerTrainer``.
 
     Example:
-        ``trainer = HuggingFaceTrainerForLSR(rag_system, dataset, training_arguments); trainer.train().loss``
+        >>> import tempfile
+        >>> from sentence_transformers import SentenceTransformerTrainingArguments
+        >>> from transformers import PrinterCallback
+        >>> from replug_client.compat.fed_rag import (
+        ...     DataCollatorForLSR, HFSentenceTransformerRetriever, HuggingFaceTrainerForLSR, InMemoryKnowledgeStore,
+        ...     KnowledgeNode, LSRLoss, RAGConfig, RAGSystem, SupervisorGenerator)
+        >>> from replug_client.training.toy import toy
+        >>> texts = ["cats chase mice", "paris lies in france"]
+        >>> model, supervisor, tokenizer = toy([*texts, "capital"])
+        >>> retriever = HFSentenceTransformerRetriever(model)
+        >>> store = InMemoryKnowledgeStore.from_nodes([
+        ...     KnowledgeNode(text_content=text, embedding=retriever.encode_context(text).tolist()) for text in texts])
+        >>> system = RAGSystem(SupervisorGenerator(supervisor, tokenizer), retriever, store, RAGConfig(top_k=2))
+        >>> trainer = HuggingFaceTrainerForLSR(
+        ...     system,
+        ...     [{"query": "capital", "response": "paris"}],
+        ...     SentenceTransformerTrainingArguments(
+        ...         tempfile.mkdtemp(), max_steps=20, learning_rate=0.05, save_strategy="no", report_to="none",
+        ...         disable_tqdm=True, use_cpu=True),
+        ...     data_collator=DataCollatorForLSR(system, "{context} {query}", "{response}", score="mean"),
+        ...     loss=LSRLoss(temperature_score=0.1))
+        >>> trainer.hf_trainer_obj.remove_callback(PrinterCallback)
+        >>> trainer.train().loss > 0
+        True
+        >>> [node.get_content()["text_content"] for node in system.retrieve("capital")]
+        ['paris lies in france', 'cats chase mice']
+        >>> supervisor.close()
     """
 
     def __init__(

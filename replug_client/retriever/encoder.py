@@ -176,6 +176,8 @@ def _check_finite(vectors: Vectors, texts: Sequence[str]) -> None:
 
 
 def _load(options: EncoderOptions) -> SentenceTransformer:
+    if options.device is not None:
+        _check_device(options.device)
     model_kwargs: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}
     if options.attn_implementation is not None:
         model_kwargs["attn_implementation"] = options.attn_implementation
@@ -191,6 +193,16 @@ def _load(options: EncoderOptions) -> SentenceTransformer:
         raise OptionError(
             f"{options.model_name_or_path}: the encoder cannot be loaded ({type(error).__name__}: {reason}). "
             f"{_NOT_FOUND}"
+        ) from error
+
+
+def _check_device(name: str) -> None:
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise OptionError(
+            f"--device {name} is not to be had here: {reason}. Give another, or none."
         ) from error
 
 

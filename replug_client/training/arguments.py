@@ -25,8 +25,8 @@ class LSRTrainingArguments(SentenceTransformerTrainingArguments):
         n_docs: The retriever's own candidates of a query.
         bm25_docs: BM25's candidates beside them.
         random_docs: Random candidates beside them.
-        index_negatives: Passages drawn into the batch's denominator (``query``, with the loss's
-            denominator ``batch``).
+        index_negatives: Passages drawn into what the batch shares (``query``, with the loss's denominator
+            ``batch`` or its contrastive term).
         refresh_every: Steps between two retrievals with the current retriever (``both``: and re-embeddings); 0: never.
         retrieved_max_length: A passage keeps this many of its first tokens in a prompt, the supervisor's.
         separator: Between passage and query in a prompt.

@@ -63,7 +63,7 @@ def temperature_for_entropy(values: Tensor, target: float, mask: Tensor | None =
     The entropy of a softmax rises with its temperature, so bisection (in the logarithm) finds it.
 
     Args:
-        values: ``(examples, K)`` scores or similarities of a sample.
+        values: ``(examples, K)`` scores or similarities of a sample; those that are not finite are left out.
         target: Between 0 and 1, both excluded.
         mask: ``(examples, K)`` bool; the number of candidates may differ from line to line.
 
@@ -98,10 +98,12 @@ def temperature_for_entropy(values: Tensor, target: float, mask: Tensor | None =
 def comparable(values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """The lines with at least two candidates, and their mask: one alone has entropy 0 at any temperature.
 
+    A value that is not finite (scoring failed) is no candidate, with a mask and without.
+
     Raises:
         OptionError: there is no such line.
     """
-    mask = torch.ones_like(values, dtype=torch.bool) if mask is None else mask
+    mask = values.isfinite() if mask is None else mask & values.isfinite()
     kept = mask.sum(dim=-1) >= 2
     if not bool(kept.any()):
         raise OptionError(

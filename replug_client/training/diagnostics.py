@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from replug_client.training.calibration import normalised_entropy
@@ -32,37 +34,54 @@ def batch_diagnostics(last: dict[str, Tensor]) -> dict[str, float]:
         return parts
     mask, log_p, log_q = (last[name][compared] for name in ("mask", "log_p", "log_q"))
     q_entropy = normalised_entropy(log_q, mask)
-    correlations = [
-        rank_correlation(own_p[own], own_q[own]) for own_p, own_q, own in zip(log_p, log_q, mask, strict=True)
-    ]
-    defined = [value for value in correlations if value is not None]
+    correlations = rank_correlation(log_p, log_q, mask)
+    defined = correlations.isfinite()
     scores = last["scores"][compared].masked_fill(~mask, 0.0)
     mean_score = scores.sum(-1) / mask.sum(-1)
     expected = (log_p.double().exp() * scores).sum(-1)
     figures = {
-        "p_entropy": float(normalised_entropy(log_p, mask).mean()),
-        "q_entropy": float(q_entropy.mean()),
-        "uniform_targets": float((q_entropy > UNIFORM_ABOVE).double().mean()),
-        "one_hot_targets": float((log_q.exp().amax(-1) > ONE_HOT_ABOVE).double().mean()),
-        "expected_score": float((expected - mean_score).mean()),
+        "p_entropy": normalised_entropy(log_p, mask).mean(),
+        "q_entropy": q_entropy.mean(),
+        "uniform_targets": (q_entropy > UNIFORM_ABOVE).double().mean(),
+        "one_hot_targets": (log_q.exp().amax(-1) > ONE_HOT_ABOVE).double().mean(),
+        "expected_score": (expected - mean_score).mean(),
+        "rank_correlation": correlations[defined].mean(),  # of none of them: not a number
     }
-    if defined:
-        figures["rank_correlation"] = float(np.mean(defined))
-    return figures | parts
+    # Together, since each number that is read by itself waits for the device.
+    values = torch.stack([value.double() for value in figures.values()]).tolist()
+    found = dict(zip(figures, values, strict=True))
+    if math.isnan(found["rank_correlation"]):
+        del found["rank_correlation"]
+    return found | parts
 
 
-def rank_correlation(first: Tensor, second: Tensor) -> float | None:
-    """Spearman's rho of two ``(K,)`` tensors, ties by average rank; None where one of them is constant."""
-    a, b = average_ranks(first), average_ranks(second)
-    a, b = a - a.mean(), b - b.mean()
-    norm = float(a.norm() * b.norm())
-    return float(a @ b) / norm if norm > 0 else None
+def rank_correlation(first: Tensor, second: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Spearman's rho of the rows of two ``(..., K)`` tensors, ties by average rank.
+
+    Args:
+        first: ``(..., K)``.
+        second: ``(..., K)``.
+        mask: ``(..., K)`` bool: what counts; None counts everything.
+
+    Returns:
+        ``(...)`` float64; not a number where one of the two is constant.
+    """
+    mask = torch.ones_like(first, dtype=torch.bool) if mask is None else mask
+    count = mask.sum(-1, keepdim=True)
+    a, b = (average_ranks(values, mask).masked_fill(~mask, 0.0) for values in (first, second))
+    a, b = ((ranks - ranks.sum(-1, keepdim=True) / count).masked_fill(~mask, 0.0) for ranks in (a, b))
+    norms: Tensor = a.square().sum(-1).sqrt() * b.square().sum(-1).sqrt()
+    return (a * b).sum(-1) / norms
 
 
-def average_ranks(values: Tensor) -> Tensor:
-    """``(K,)`` ranks from 0, equal values sharing the mean of their ranks."""
-    below = (values.unsqueeze(0) < values.unsqueeze(1)).sum(1)
-    equal = (values.unsqueeze(0) == values.unsqueeze(1)).sum(1)
+def average_ranks(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """``(..., K)`` float64 ranks from 0 within each row, equal values sharing the mean of their ranks.
+
+    Only the values of the ``(..., K)`` mask are counted; what stands elsewhere means nothing.
+    """
+    counted = torch.ones_like(values, dtype=torch.bool) if mask is None else mask
+    own, other, counted = values.unsqueeze(-1), values.unsqueeze(-2), counted.unsqueeze(-2)
+    below, equal = (((other < own) & counted).sum(-1), ((other == own) & counted).sum(-1))
     return below.double() + (equal.double() - 1) / 2
 
 

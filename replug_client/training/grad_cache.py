@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from replug_client.errors import OptionError
+
 EMBEDDING = "sentence_embedding"
 
 
@@ -37,6 +39,7 @@ def encode_in_chunks(model: nn.Module, features: dict[str, Tensor], chunk: int) 
 
     Raises:
         ValueError: ``chunk`` below 1.
+        OptionError: features in which texts cannot be told apart.
     """
     if chunk < 1:
         raise ValueError(f"chunks of {chunk} texts; expected at least 1")
@@ -54,9 +57,26 @@ def _vectors(model: nn.Module, features: dict[str, Tensor]) -> Any:
 
 
 def _chunks(features: dict[str, Tensor], chunk: int) -> Iterator[dict[str, Tensor]]:
-    count = len(features["input_ids"])
+    if "offsets" in features:
+        yield from _bags(features, chunk)
+        return
+    ids = features["input_ids"]
+    if ids.dim() < 2 or "cu_seq_lens_q" in features:
+        raise OptionError(
+            f"--grad_cache_chunk {chunk}: found input_ids of shape {tuple(ids.shape)}, all texts end to end; expected "
+            "a row for each text, to be cut by. Leave it out, or set unpad_inputs=False on the encoder's transformer."
+        )
     # What has no row for each text (the length of the prompt) goes with every chunk.
     rows = {name for name, value in features.items() if isinstance(value, Tensor) and value.dim() > 1}
-    for start in range(0, count, chunk):
+    for start in range(0, len(ids), chunk):
         part = slice(start, start + chunk)
         yield {name: value[part] if name in rows else value for name, value in features.items()}
+
+
+def _bags(features: dict[str, Tensor], chunk: int) -> Iterator[dict[str, Tensor]]:
+    """Chunks of what a ``StaticEmbedding`` reads: the ids of all texts end to end, and where each text begins."""
+    ids, begins = features["input_ids"], features["offsets"]
+    for start in range(0, len(begins), chunk):
+        own, after = begins[start : start + chunk], begins[start + chunk : start + chunk + 1]
+        end = int(after[0]) if len(after) else len(ids)
+        yield features | {"input_ids": ids[int(own[0]) : end], "offsets": own - own[0]}

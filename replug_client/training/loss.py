@@ -92,10 +92,26 @@ class LSRLoss(nn.Module):
     gradient (:mod:`replug_client.training.grad_cache`).
 
     Example:
-        >>> from replug_client.training import Objective, ObjectiveOptions
-        >>> options = ObjectiveOptions(0.05, 0.02, objective=Objective.PDIST, contrastive_weight=0.5)
-        >>> options.kl.value
-        'q-p'
+        >>> import torch
+        >>> from replug_client.training import LSRLoss, Objective, ObjectiveOptions
+        >>> from replug_client.training.toy import toy
+        >>> passages = ["paris lies in france", "cats chase mice"]
+        >>> model, supervisor, _ = toy(["capital", *passages])
+        >>> supervisor.close()  # here the scores are there: nats, tokens, bytes, and the passage's column
+        >>> labels = torch.tensor([[[-2.0, 1, 5, 0], [-5.0, 1, 5, 1]]], dtype=torch.float64)
+        >>> def features():
+        ...     return [model.preprocess(["capital"]), model.preprocess(passages)]
+        >>> loss = LSRLoss(model, ObjectiveOptions(0.1, 0.5, objective=Objective.PDIST))
+        >>> value = loss(features(), labels)
+        >>> value.backward()
+        >>> [bool(weight.grad.abs().sum() > 0) for weight in model.parameters()]  # the gradient is the retriever's
+        [True]
+        >>> torch.optim.SGD(model.parameters(), lr=0.3).step()
+        >>> bool(loss(features(), labels) < value)
+        True
+        >>> similarity = model.similarity(model.encode_query(["capital"]), model.encode_document(passages))
+        >>> similarity.argmax().item()  # the passage behind which the continuation is likelier
+        0
     """
 
     def __init__(

@@ -23,6 +23,9 @@ class RefreshSchedule(StrEnum):
         return times * every
 
 
+_HEAD_LEARNING_RATE = 1e-4
+
+
 @dataclass(frozen=True, slots=True)
 class ModeOptions:
     """How the mode that ``--train`` names works; what does not concern the mode stays at its default.
@@ -48,7 +51,7 @@ class ModeOptions:
 
     projection_dim: int | None = None
     head_layers: int = 0
-    head_learning_rate: float = 1e-4
+    head_learning_rate: float = _HEAD_LEARNING_RATE
     lora_rank: int = 0
     lora_alpha: int | None = None
     grad_cache_chunk: int = 0
@@ -88,6 +91,7 @@ class ModeOptions:
         for flag, given, modes in (
             ("--projection_dim", self.projection_dim is not None, ("head",)),
             ("--head_layers", self.head_layers, ("head",)),
+            ("--head_learning_rate", self.head_learning_rate != _HEAD_LEARNING_RATE, ("head",)),
             ("--lora_rank", self.lora_rank, ("query", "both")),
             ("--grad_cache_chunk", self.grad_cache_chunk, ("both",)),
             ("--retrieve_every", self.retrieve_every is not None, ("both",)),

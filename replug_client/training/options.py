@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -65,6 +66,9 @@ class BestMetric(StrEnum):
         return self in (BestMetric.BITS_PER_BYTE, BestMetric.KL)
 
 
+_LEARNING_RATE, _GOLD_ENTROPY = 2e-5, 0.5
+
+
 @dataclass(frozen=True, slots=True)
 class DataOptions:
     """Where passages, their vectors and the documents are, and how examples are cut.
@@ -119,7 +123,7 @@ class TargetOptions:
 
     temperature_score: float | None = None
     temperature_gold: float | None = None
-    gold_entropy: float = 0.5
+    gold_entropy: float = _GOLD_ENTROPY
     score: Aggregation = Aggregation.MEAN
     kl: Direction | None = None
     denominator: Denominator = Denominator.CANDIDATES
@@ -134,6 +138,11 @@ class TargetOptions:
         ):
             if value is not None and not 0 < value < float("inf"):
                 raise OptionError(f"{flag} {value}: expected a positive number, or auto")
+        if self.temperature_gold is not None and self.gold_entropy != _GOLD_ENTROPY:
+            raise OptionError(
+                f"--gold_entropy {self.gold_entropy:g} goes with --temperature_gold auto, which it chooses; found "
+                f"--temperature_gold {self.temperature_gold:g}. Leave one of them out."
+            )
         check_objective(self.objective, self.score, self.kl, self.denominator, self.contrastive_weight)
         object.__setattr__(self, "kl", direction_of(self.objective, self.kl))
         joined = self.denominator is Denominator.BATCH or self.contrastive_weight
@@ -144,6 +153,11 @@ class TargetOptions:
             )
 
 
+def started_processes() -> int:
+    """How many processes the launcher started; 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @dataclass(frozen=True, slots=True)
 class StepOptions:
     """The optimisation.
@@ -152,9 +166,9 @@ class StepOptions:
         train: What is trained.
         batch_size: Examples a step and process.
         processes: How many processes share the run; set by the launcher, not by a flag.
-        learning_rate: Peak of AdamW's schedule.
+        learning_rate: Peak of AdamW's schedule; of ``head`` that of the layers, where some are trained.
         epochs: Passes over the examples.
-        max_steps: Stop after this many optimiser steps; None goes by epochs.
+        max_steps: Optimiser steps in all, epochs repeated until then; None goes by ``epochs``.
         warmup_ratio: Share of the steps with a rising learning rate (linear decay after it).
         weight_decay: AdamW's.
         accumulation: Batches an optimiser step.
@@ -176,7 +190,7 @@ class StepOptions:
     train: Train = Train.QUERY
     batch_size: int = 4
     processes: int = 1
-    learning_rate: float = 2e-5
+    learning_rate: float = _LEARNING_RATE
     epochs: int = 1
     max_steps: int | None = None
     warmup_ratio: float = 0.1
@@ -204,9 +218,18 @@ class StepOptions:
         for flag, value in counts.items():
             if value < 1:
                 raise OptionError(f"{flag} {value}: expected at least 1")
+        if not 0 <= self.learning_rate < float("inf"):
+            raise OptionError(
+                f"--learning_rate {self.learning_rate}: expected a positive, finite number, or 0 to learn nothing"
+            )
         if not 0 <= self.max_grad_norm < float("inf"):
             raise OptionError(
                 f"--max_grad_norm {self.max_grad_norm}: expected a length, or 0 for no clipping"
+            )
+        if self.curriculum is Curriculum.NONE and self.curriculum_by is not Easy.MARGIN:
+            raise OptionError(
+                f"--curriculum_by {self.curriculum_by} goes with --curriculum easy-first; found --curriculum none. "
+                "Give that too, or leave it out."
             )
         if self.refresh_every < 0 or self.eval_every < 0:
             raise OptionError("--refresh_every and --eval_every: expected 0 or more steps")
@@ -252,6 +275,13 @@ class PlaceOptions:
     overwrite: bool = False
     save_or_load_index: bool = False
 
+    def __post_init__(self) -> None:
+        if self.resume and self.overwrite:
+            raise OptionError(
+                f"--resume goes on with the run in {self.output_dir}, and --overwrite throws it away: found both, "
+                "expected one of them"
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class TrainOptions:
@@ -277,14 +307,33 @@ class TrainOptions:
             n_docs=self.candidates.n_docs,
             processes=self.steps.processes,
         )
+        self._check_what_moves()
+        self._check_what_decides()
+        self._check_batch()
+
+    def _check_what_decides(self) -> None:
+        """Refuse a figure by which no weights are chosen, or that is always the same."""
         chosen = self.watch.best_metric
         decides = self.steps.keep is Keep.BEST or self.watch.early_stopping
         if chosen is not BestMetric.BITS_PER_BYTE and not decides:
             raise OptionError(
                 f"--best_metric {chosen} decides nothing with --keep last: add --early_stopping N, or use --keep best"
             )
-        alone = self.steps.batch_size * self.steps.processes == 1 and not self.target.index_negatives
-        if self.target.contrastive_weight and alone:
+        if chosen is BestMetric.KL and self.candidates.n_docs < 2:
+            raise OptionError(
+                f"--best_metric kl with --n_docs {self.candidates.n_docs}: it is of P and Q over the retriever's own "
+                "candidates, of which it needs at least two. Raise --n_docs, or take another --best_metric."
+            )
+
+    def _check_batch(self) -> None:
+        """Refuse terms over a step's passages that the step has too few of, or whose vectors cannot be had."""
+        alone = self.steps.batch_size * self.steps.processes == 1
+        if self.modes.isotropy_weight and alone:
+            raise OptionError(
+                f"--isotropy_weight {self.modes.isotropy_weight} with --per_gpu_batch_size 1: found one query a step, "
+                "expected at least two vectors to tell whether they spread; take a larger batch, of 32 and more"
+            )
+        if self.target.contrastive_weight and alone and not self.target.index_negatives:
             raise OptionError(
                 "--contrastive_weight with --per_gpu_batch_size 1: other queries' passages are the negatives, and "
                 "there are none; take a larger batch, or --index_negatives"
@@ -293,4 +342,25 @@ class TrainOptions:
             raise OptionError(
                 "--index_negatives needs --train query or head: passages that are encoded in each step cannot be "
                 "drawn by the thousand"
+            )
+
+    def _check_what_moves(self) -> None:
+        """Refuse what concerns weights that the mode leaves as they are."""
+        steps, modes = self.steps, self.modes
+        if steps.train is Train.HEAD and not modes.head_layers:
+            for flag, given in (
+                ("--dropout", steps.dropout),
+                ("--gradient_checkpointing", steps.gradient_checkpointing),
+                ("--learning_rate", steps.learning_rate != _LEARNING_RATE),
+            ):
+                if given:
+                    raise OptionError(
+                        f"{flag} is for layers that are trained; found --train head without --head_layers, which "
+                        "trains the projection alone (at --head_learning_rate). Give --head_layers, or leave it out."
+                    )
+        if steps.train_word_embeddings and (steps.train is Train.HEAD or modes.lora_rank):
+            found = "--train head" if steps.train is Train.HEAD else f"--lora_rank {modes.lora_rank}"
+            raise OptionError(
+                "--train_word_embeddings goes with --train query or both without --lora_rank; found "
+                f"{found}, which leaves them as they are. Leave one of them out."
             )

@@ -27,6 +27,7 @@ from replug_client.training.alarms import alarms_of
 from replug_client.training.callbacks import CompleteCheckpoints, StepProgress
 from replug_client.training.collator import LSRDataCollator
 from replug_client.training.curriculum import levels
+from replug_client.training.device import stay_on
 from replug_client.training.distributed import Processes
 from replug_client.training.loss import LSRLoss, ObjectiveOptions
 from replug_client.training.options import Curriculum, Keep, Train, TrainOptions
@@ -199,7 +200,7 @@ def build_trainer(
             total_steps,
             validates=evaluator is not None,
             begins=begins,
-            on_cpu=prepared.model.device.type == "cpu",
+            device=prepared.model.device,
         ),
         LSRLoss(
             prepared.model,
@@ -224,13 +225,13 @@ def build_trainer(
 
 
 def _arguments(
-    options: TrainOptions, total_steps: int, *, validates: bool, begins: bool, on_cpu: bool
+    options: TrainOptions, total_steps: int, *, validates: bool, begins: bool, device: torch.device
 ) -> SentenceTransformerTrainingArguments:
     steps = options.steps
     folder = options.place.output_dir
     best = validates and steps.keep is Keep.BEST
     every = min(total_steps, steps.eval_every or max(1, total_steps // _VALIDATIONS))
-    return SentenceTransformerTrainingArguments(
+    args = SentenceTransformerTrainingArguments(
         output_dir=str(folder / "checkpoints"),
         per_device_train_batch_size=steps.batch_size,
         gradient_accumulation_steps=steps.accumulation,
@@ -243,7 +244,7 @@ def _arguments(
         num_train_epochs=steps.epochs,
         max_steps=total_steps,
         bf16=steps.bf16,
-        use_cpu=on_cpu,
+        use_cpu=device.type == "cpu",
         seed=steps.seed,
         data_seed=steps.seed,
         eval_strategy="steps" if validates else "no",
@@ -265,6 +266,8 @@ def _arguments(
         dataloader_drop_last=True,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+    stay_on(args, device)
+    return args
 
 
 def _learning_rates(options: TrainOptions) -> dict[str, float]:

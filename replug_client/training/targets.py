@@ -10,19 +10,27 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from replug_client.errors import OptionError
 from replug_client.retriever.encoder import encode_queries
-from replug_client.training.calibration import comparable, normalised_entropy, temperature_for_entropy
+from replug_client.training.calibration import (
+    Calibration,
+    comparable,
+    normalised_entropy,
+    temperature_for_entropy,
+)
 from replug_client.training.candidates import NO_PASSAGE, Rows
 from replug_client.training.choices import Aggregation, Denominator
 from replug_client.training.collator import IndexNegatives
 from replug_client.training.loss import ObjectiveOptions
 from replug_client.training.objectives import log_distribution, target_scores
-from replug_client.training.options import TrainOptions
+from replug_client.training.options import TargetOptions, TrainOptions
 from replug_client.training.prepare import Prepared
 
 logger = logging.getLogger(__name__)
 
 _CALIBRATION_EXAMPLES = 128
+# A probability below this is as good as 0 at the lowest temperature that is tried.
+_TOLD_APART = 1e-5
 _UNITS = {
     Aggregation.MEAN: "nats per token",
     Aggregation.SUM: "nats",
@@ -65,7 +73,7 @@ def calibrate(options: TrainOptions, prepared: Prepared) -> ObjectiveOptions:
         numbers = prepared.schedule(options.steps).epoch(0).reshape(-1)[:_CALIBRATION_EXAMPLES]
         sample = scored_sample(options, prepared, numbers)
         if gold is None:
-            chosen = temperature_for_entropy(sample.scores, target.gold_entropy, sample.mask)
+            chosen = _calibrated_gold(target, sample)
             gold = chosen.temperature
             logger.info(
                 "temperature_gold = %.4g (auto): the scores of one query's candidates differ by %.3g %s (median "
@@ -85,6 +93,24 @@ def calibrate(options: TrainOptions, prepared: Prepared) -> ObjectiveOptions:
         objective=target.objective,
         contrastive_weight=target.contrastive_weight,
     )
+
+
+def _calibrated_gold(target: TargetOptions, sample: ScoredSample) -> Calibration:
+    """Beta for the entropy that was asked for.
+
+    Raises:
+        OptionError: no beta gives it; where that is for probabilities near 0, it says so.
+    """
+    try:
+        return temperature_for_entropy(sample.scores, target.gold_entropy, sample.mask)
+    except OptionError as error:
+        likeliest = float(sample.scores.masked_fill(~sample.mask, 0.0).amax(dim=-1).median())
+        if target.score is not Aggregation.PROBABILITY or likeliest > _TOLD_APART:
+            raise
+        raise OptionError(
+            f"--score probability: found {likeliest:.1e} for the likeliest of a query's candidates (median), too near "
+            "0 for any --temperature_gold to tell them apart. Take --score mean, or a shorter --pred_len."
+        ) from error
 
 
 def index_negatives(options: TrainOptions, prepared: Prepared) -> IndexNegatives | None:

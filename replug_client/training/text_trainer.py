@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 from sentence_transformers import SentenceTransformer
 from transformers import PrinterCallback
 from transformers.trainer_utils import TrainOutput
@@ -24,6 +25,7 @@ from replug_client.training.alarms import Freshness
 from replug_client.training.arguments import LSRTrainingArguments
 from replug_client.training.callbacks import LogWithAdvice
 from replug_client.training.candidates import Rows
+from replug_client.training.choices import Denominator
 from replug_client.training.collator import IndexNegatives, LSRDataCollator
 from replug_client.training.loss import LSRLoss, ObjectiveOptions
 from replug_client.training.options import Train
@@ -32,7 +34,7 @@ from replug_client.training.stream import CandidateStream
 from replug_client.training.text_collator import miner_of
 from replug_client.training.texts import TextCorpus, TextScorer
 from replug_client.training.trainer import LSRTrainer, StreamHooks, freeze_word_embeddings, set_dropout
-from replug_client.training.validation import HeldOutLikelihood, ValidationSet
+from replug_client.training.validation import DEPTH, HeldOutLikelihood, ValidationSet
 
 _STATIC_GENERATION = 100
 
@@ -58,7 +60,7 @@ class TrainerForLSR(LSRTrainer):
 
     Raises:
         CorpusError: rows or passages that are no texts.
-        OptionError: several processes, or a loss over another model.
+        OptionError: several processes, a loss over another model, or negatives that it has no use for.
 
     Example:
         >>> import tempfile
@@ -185,14 +187,19 @@ class TrainerForLSR(LSRTrainer):
         self, rows: Iterable[Mapping[str, Any]], supervisor: StreamingSupervisor, n_docs: int, loss: LSRLoss
     ) -> HeldOutLikelihood:
         examples = self._scorer.examples(rows)
-        vectors = encode_queries(self._base, [example.query for example in examples])
+        queries = [example.query for example in examples]
+        vectors = encode_queries(self._base, queries)
+        lists = self.index.search(vectors, DEPTH).rows
         data = ValidationSet(
             examples,
-            self.index.search(vectors, max(1, n_docs)).rows,
+            lists[:, : max(1, n_docs)],
             cast(PassageStore, self._corpus),  # of which a passage's text is all that is read
             self._scorer.builder,
             supervisor,
             loss.options,
+            # Candidates of every source: among the base's own alone, none could do better than the base.
+            pool_rows=self._miner.mine(vectors, queries, np.arange(len(queries))),
+            base_lists=lists,
         )
         return HeldOutLikelihood(data, lambda _: self.index if self._frozen else self._embedded())
 
@@ -206,4 +213,15 @@ def _check(model: SentenceTransformer, args: LSRTrainingArguments, loss: LSRLoss
     if loss.model is not model:
         raise OptionError(
             "the loss was made over another model than the one to train; make it with LSRLoss(model)"
+        )
+    options = loss.options
+    if args.index_negatives and not (options.denominator is Denominator.BATCH or options.contrastive_weight):
+        raise OptionError(
+            f"index_negatives={args.index_negatives} would join nothing; expected a loss with denominator 'batch' or a "
+            "contrastive_weight, whose passages they join. Give ObjectiveOptions one of them, or leave it out."
+        )
+    if options.contrastive_weight and args.per_device_train_batch_size == 1 and not args.index_negatives:
+        raise OptionError(
+            f"contrastive_weight={options.contrastive_weight} with per_device_train_batch_size=1: other queries' "
+            "passages are the negatives, and there are none; take a larger batch, or index_negatives"
         )

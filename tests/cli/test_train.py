@@ -327,7 +327,7 @@ def test_stale_shards_are_refused_with_the_command_that_mends_them(
             ["--per_gpu_batch_size", "16", "--gradient_accumulation_steps", "4"],
             "gradient_accumulation_steps 4",
         ),
-        (["--score", "probability", "--pred_len", "60", "--context_len", "40"], "temperature_gold"),
+        (["--score", "probability", "--pred_len", "60", "--context_len", "40"], "Take --score mean"),
     ],
 )
 def test_what_cannot_work_is_said_without_a_traceback(

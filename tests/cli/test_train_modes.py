@@ -25,8 +25,11 @@ from tests.cli.test_train import (
 
 def short(place: Path, output: str, *options: str) -> list[str]:  # noqa: F811
     command = [*basic(place, output), "--max_steps", "6", "--max_validation", "2", "--max_examples", "8"]
-    drop = command.index("--projection_size")
-    return [*command[:drop], *command[drop + 2 :], *options]
+    no_layers = "head" in options and "--head_layers" not in options  # which have the learning rate
+    for flag in ("--projection_size", *(["--learning_rate"] if no_layers else [])):
+        drop = command.index(flag)
+        del command[drop : drop + 2]
+    return [*command, *options]
 
 
 def interrupted(monkeypatch: pytest.MonkeyPatch, command: list[str], step: int) -> None:
@@ -174,6 +177,13 @@ def test_a_run_that_never_refreshes_is_warned_where_its_passages_move(train: str
         (["--train", "head", "--projection_dim", "17"], "--projection_dim 17"),
         (["--train", "head", "--head_layers", "3"], "--head_layers 3"),
         (["--train", "head", "--lora_rank", "2"], "--lora_rank goes with --train query or both"),
+        (["--head_learning_rate", "5"], "--head_learning_rate goes with --train head; found --train query"),
+        (["--train", "head", "--learning_rate", "9"], "--learning_rate is for layers that are trained"),
+        (["--train", "head", "--dropout", "0.5"], "--dropout is for layers that are trained"),
+        (["--train", "head", "--gradient_checkpointing"], "Give --head_layers, or leave it out"),
+        (["--train", "head", "--train_word_embeddings"], "found --train head, which leaves them"),
+        (["--train", "head", "--head_layers", "1", "--train_word_embeddings"], "found --train head"),
+        (["--lora_rank", "2", "--train_word_embeddings"], "found --lora_rank 2, which leaves them"),
         (["--train", "both", "--over_retrieve", "9"], "--over_retrieve would change nothing"),
     ],
 )

@@ -55,6 +55,16 @@ def test_flags_reach_the_objective(monkeypatch: pytest.MonkeyPatch) -> None:
         ("--objective pdist --kl p-q", "leave --kl out"),
         ("--contrastive_weight 1 --per_gpu_batch_size 1", "--index_negatives"),
         ("--index_negatives 9", "--contrastive_weight"),
+        ("--temperature_gold 0.1 --gold_entropy 0.3", "--gold_entropy 0.3 goes with --temperature_gold auto"),
+        ("--curriculum_by spread", "--curriculum_by spread goes with --curriculum easy-first"),
+        ("--best_metric kl --n_docs 1", "--best_metric kl with --n_docs 1"),
+        ("--best_metric kl --n_docs 0", "at least two"),
+        ("--resume --overwrite", "found both, expected one of them"),
+        ("--isotropy_weight 0.1 --per_gpu_batch_size 1", "at least two vectors"),
+        ("--isotropy_weight 0.1 --per_gpu_batch_size 1 --train both", "at least two vectors"),
+        ("--learning_rate -1", "--learning_rate -1.0: expected a positive, finite number"),
+        ("--learning_rate nan", "--learning_rate nan: expected a positive, finite number"),
+        ("--weight_decay nan", "--weight_decay"),
     ],
 )
 def test_what_cannot_be_is_refused(
@@ -89,6 +99,15 @@ def test_negatives_come_from_other_queries_other_processes_or_the_index() -> Non
     whole(StepOptions(batch_size=1), index_negatives=5)
     with pytest.raises(OptionError, match="larger batch"):
         whole(StepOptions(batch_size=1))
+
+
+@pytest.mark.parametrize("flags", ["--isotropy_weight 0.1", "--contrastive_weight 1"])
+def test_one_query_a_process_is_enough_where_there_are_several(
+    flags: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, options = asked(monkeypatch, *flags.split(), "--per_gpu_batch_size", "1")
+    assert code == 0 and options is not None and options.steps.processes == 2
 
 
 def test_a_run_with_another_objective_says_so_in_its_record(

@@ -29,7 +29,9 @@ MODES = {
     "query": "--denominator batch --kl q-p --index_negatives 4 --curriculum easy-first --continuations_per_query 2",
     "both": "--train both --denominator batch --kl q-p --gradient_accumulation_steps 2 --refresh_every 2"
     " --max_grad_norm 0.5 --gradient_checkpointing",
-    "head": "--train head --head_learning_rate 0.02 --isotropy_weight 0.1 --contrastive_weight 0.5",
+    # The learning rate as if none was given: it is the layers', and none are trained.
+    "head": "--train head --head_learning_rate 0.02 --learning_rate 2e-5 --isotropy_weight 0.1"
+    " --contrastive_weight 0.5",
     "layers": "--train head --head_layers 1 --head_learning_rate 0.02 --learning_rate 0.01 --isotropy_weight 0.1",
     "lora": "--train both --lora_rank 2 --learning_rate 0.01 --grad_cache_chunk 2 --denominator batch --kl q-p",
 }

@@ -192,6 +192,13 @@ def test_a_model_that_is_not_there_is_an_error_that_says_what_was_expected(name:
         load(name)
 
 
+@pytest.mark.parametrize("device", ["cuda:63", "gpu"])
+def test_a_device_that_is_not_there_is_an_error_that_names_it(device: str, tmp_path: Path) -> None:
+    folder = saved_encoder(tmp_path / "m")
+    with pytest.raises(OptionError, match=f"--device {device} is not to be had here"):
+        load_encoder(EncoderOptions(str(folder), device=device))
+
+
 def test_a_folder_that_is_no_model_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="cannot be loaded"):
         load(tmp_path)

@@ -146,6 +146,33 @@ def test_held_out_rows_are_validated_over_the_whole_index(tmp_path: Path) -> Non
     assert history[-1]["eval_base_minus_current"] > 0
 
 
+def test_validation_looks_for_the_lms_best_among_candidates_of_every_source_and_down_the_list(
+    tmp_path: Path,
+) -> None:
+    model, supervisor, tokenizer = made()
+    queries = [pair["query"] for pair in PAIRS]
+    ranking = np.argsort(-(model.encode_query(queries) @ model.encode_document(PASSAGES).T), axis=1)
+    rank_of_best = (ranking == np.array(WANTED)[:, None]).argmax(1) + 1
+    assert (rank_of_best > 3).any(), "nothing to find outside the base's own candidates"
+    trainer = TrainerForLSR(
+        model,
+        arguments(tmp_path, n_docs=3, random_docs=5),
+        PAIRS,
+        PAIRS,
+        LSRLoss(model, SHARP),
+        passages=PASSAGES,
+        supervisor=supervisor,
+        tokenizer=tokenizer,
+    )
+    before = trainer.evaluate()
+    assert trainer.evaluator.data.base_rows.shape == (6, 3)
+    assert before["eval_mrr"] == pytest.approx((1 / rank_of_best).mean())
+    assert before["eval_recall_at_10"] == 1.0, "eight passages, so all of them are among the first ten"
+    trainer.train()
+    after = trainer.evaluate()
+    assert after["eval_mrr"] == 1.0 and after["eval_mrr_minus_base"] > 0
+
+
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     def run(folder: Path, stop: int | None, resume: bool = False) -> TrainerForLSR:
         trainer = trainer_for(
@@ -297,6 +324,38 @@ def test_arguments_that_cannot_work_are_refused(
 ) -> None:
     with pytest.raises(OptionError, match=message):
         arguments(tmp_path, **options)
+
+
+@pytest.mark.parametrize(
+    ("objective", "options", "message"),
+    [
+        (SHARP, {"index_negatives": 3}, "index_negatives=3 would join nothing"),
+        (
+            ObjectiveOptions(0.1, 0.5, contrastive_weight=0.5),
+            {"per_device_train_batch_size": 1},
+            "contrastive_weight=0.5 with per_device_train_batch_size=1",
+        ),
+    ],
+)
+def test_negatives_that_the_loss_has_no_use_for_or_not_enough_of_are_refused(
+    objective: ObjectiveOptions, options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(OptionError, match=message):
+        trainer_for(made(), tmp_path, objective, **options)
+
+
+@pytest.mark.parametrize("options", [{"index_negatives": 3}, {"per_device_train_batch_size": 2}])
+def test_negatives_join_the_contrastive_term_too(options: dict[str, Any], tmp_path: Path) -> None:
+    objective = ObjectiveOptions(0.1, 0.5, contrastive_weight=0.5)
+    trainer = trainer_for(
+        made(),
+        tmp_path,
+        objective,
+        **{"per_device_train_batch_size": 1, "n_docs": 2, "max_steps": 2, "logging_steps": 1} | options,
+    )
+    trainer.train()
+    logged = [entry for entry in trainer.state.log_history if "contrastive_loss" in entry]
+    assert logged and all(entry["contrastive_loss"] > 0 for entry in logged)
 
 
 class _StopAt(TrainerCallback):

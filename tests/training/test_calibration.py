@@ -70,6 +70,18 @@ def test_the_number_of_candidates_may_vary() -> None:
     assert sorted(entropies)[99] == pytest.approx(0.4, abs=1e-3)
 
 
+@pytest.mark.parametrize("missing", [math.nan, -math.inf, math.inf])
+@pytest.mark.parametrize("masked", [False, True], ids=["no mask", "mask"])
+def test_what_is_not_finite_is_no_candidate(missing: float, masked: bool) -> None:
+    failed = torch.zeros_like(SCORES, dtype=torch.bool)
+    failed[::3, 2] = failed[5, :11] = True  # line 5 has one left, which says nothing
+    found = temperature_for_entropy(
+        SCORES.masked_fill(failed, missing), 0.4, torch.ones_like(failed) if masked else None
+    )
+    assert found == temperature_for_entropy(SCORES, 0.4, ~failed)
+    assert found.examples == 199 and math.isfinite(found.spread)
+
+
 def test_without_two_candidates_anywhere_it_says_what_to_do() -> None:
     mask = torch.zeros(3, 4, dtype=torch.bool)
     mask[:, 1] = True

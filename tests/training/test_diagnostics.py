@@ -17,6 +17,16 @@ from replug_client.training.diagnostics import (
     rank_correlation,
     unique_share,
 )
+from replug_client.training.objectives import log_distribution
+
+FIGURES = (
+    "p_entropy",
+    "q_entropy",
+    "uniform_targets",
+    "one_hot_targets",
+    "expected_score",
+    "rank_correlation",
+)
 
 
 def last(p: list[list[float]], q: list[list[float]], scores: list[list[float]]) -> dict[str, torch.Tensor]:
@@ -83,16 +93,87 @@ def test_rank_correlation_is_scipys(pairs: list[tuple[int, int]]) -> None:
     first, second = (torch.tensor(values, dtype=torch.float64) for values in zip(*pairs, strict=True))
     found = rank_correlation(first, second)
     if len(set(first.tolist())) == 1 or len(set(second.tolist())) == 1:
-        assert found is None
+        assert found.isnan()
     else:
-        assert found == pytest.approx(stats.spearmanr(first, second).statistic, abs=1e-12)
+        assert found.item() == pytest.approx(stats.spearmanr(first, second).statistic, abs=1e-12)
 
 
 def test_ranks_and_correlation_by_hand() -> None:
     assert average_ranks(torch.tensor([10.0, 30.0, 10.0, 20.0])).tolist() == [0.5, 3.0, 0.5, 2.0]
     # Differences of ranks 1 1 1 1, so rho = 1 - 6 * 4 / (4 * 15).
     found = rank_correlation(torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([2.0, 1.0, 4.0, 3.0]))
-    assert found == pytest.approx(0.6)
+    assert found.item() == pytest.approx(0.6)
+
+
+def example_by_example(last: dict[str, torch.Tensor]) -> dict[str, float]:
+    """The figures as their description says them, without a tensor of a whole batch."""
+
+    def ranks(values: list[float]) -> list[float]:
+        return [
+            sum(other < own for other in values) + (sum(other == own for other in values) - 1) / 2
+            for own in values
+        ]
+
+    def entropy(log_shares: list[float]) -> float:
+        return -sum(math.exp(log) * log for log in log_shares if log > -math.inf) / math.log(len(log_shares))
+
+    figures: dict[str, list[float]] = {name: [] for name in FIGURES}
+    for log_p, log_q, scores, mask in zip(
+        *(last[name] for name in ("log_p", "log_q", "scores", "mask")), strict=True
+    ):
+        p, q, own = (values[mask].tolist() for values in (log_p, log_q, scores))
+        if len(p) < 2:
+            continue
+        figures["p_entropy"].append(entropy(p))
+        figures["q_entropy"].append(entropy(q))
+        figures["uniform_targets"].append(float(entropy(q) > 0.99))
+        figures["one_hot_targets"].append(float(math.exp(max(q)) > 0.99))
+        expected = sum(math.exp(log) * score for log, score in zip(p, own, strict=True))
+        figures["expected_score"].append(expected - sum(own) / len(own))
+        if len(set(p)) > 1 and len(set(q)) > 1:
+            figures["rank_correlation"].append(float(np.corrcoef(ranks(p), ranks(q))[0, 1]))
+    return {name: float(np.mean(values)) for name, values in figures.items() if values}
+
+
+@pytest.mark.parametrize(("batch", "candidates"), [(1, 2), (8, 4), (64, 20)])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_batch_at_once_gives_the_figures_of_its_examples(batch: int, candidates: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+
+    def numbers() -> torch.Tensor:
+        # Few distinct values, so that there are ties, rows without an order among them.
+        return torch.randint(0, 6, (batch, candidates), generator=generator).double()
+
+    mask = torch.rand(batch, candidates, generator=generator) < 0.8
+    mask[0] = True  # and, in the larger ones, examples with one candidate or with a single sharp target
+    if batch > 4:
+        mask[1] = torch.arange(candidates) == 1
+    scores = numbers()
+    sharp = torch.where(torch.arange(batch)[:, None] % 4 == 3, 50.0, 0.3)
+    kept = mask.any(-1)
+    left = {
+        "mask": mask[kept],
+        "log_p": log_distribution(numbers()[kept], 2.0, mask[kept]),
+        "log_q": log_distribution((scores * sharp)[kept], 1.0, mask[kept]),
+        "scores": scores.masked_fill(~mask, math.nan)[kept],
+    }
+    found, expected = batch_diagnostics(left), example_by_example(left)
+    assert found.keys() == expected.keys()
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_no_figure_is_looked_for_example_by_example() -> None:
+    """A step of training waits for its diagnosis: what it costs may not rise with the number of examples."""
+
+    def operations(batch: int) -> int:
+        values = torch.randn(batch, 6, generator=torch.Generator().manual_seed(0)).double()
+        left = {"mask": torch.ones(batch, 6, dtype=torch.bool), "scores": values}
+        left |= {name: values.log_softmax(-1) for name in ("log_p", "log_q")}
+        with torch.profiler.profile() as profile:
+            batch_diagnostics(left)
+        return sum(event.count for event in profile.key_averages())
+
+    assert operations(64) <= operations(4) + 2
 
 
 def test_means_since_they_were_last_read() -> None:

@@ -23,6 +23,7 @@ MUST_HAVE = {
     "Answerer",
     "Replug",
     "DataCollatorForLSR",
+    "HuggingFaceTrainerForLSR",
     "LSRDataCollator",
     "LSRLoss",
     "LSRTrainer",
@@ -60,3 +61,10 @@ def test_the_page_for_python_runs_from_top_to_bottom() -> None:
 def test_every_piece_of_the_public_interface_has_one() -> None:
     named = {example.name.rsplit(".", 1)[1] for example in examples()}
     assert named >= MUST_HAVE
+
+
+@pytest.mark.parametrize("module", ["training.loss", "compat.fed_rag"])
+def test_the_losses_show_that_the_gradient_reaches_the_retriever(module: str) -> None:
+    (example,) = (test for test in examples() if test.name == f"replug_client.{module}.LSRLoss")
+    lines = "".join(line.source for line in example.examples)
+    assert ".backward()" in lines and ".grad" in lines

@@ -10,10 +10,12 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
+from replug_client.errors import OptionError
 from replug_client.retriever.encoder import EncoderOptions, load_encoder
 from replug_client.training.choices import Denominator, Direction
 from replug_client.training.grad_cache import encode_in_chunks
 from replug_client.training.loss import LSRLoss, ObjectiveOptions
+from replug_client.training.toy import toy
 from replug_client.training.trainer import set_dropout
 from tests.retriever.tiny import saved_encoder, sentences
 
@@ -113,3 +115,36 @@ def test_no_more_than_a_chunk_is_kept_at_once(model: SentenceTransformer) -> Non
 def test_a_chunk_below_one_is_refused(model: SentenceTransformer) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         encode_in_chunks(model, batch(model)[1], 0)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 100])
+@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=list(OBJECTIVES))
+def test_texts_without_padding_are_cut_where_they_begin(objective: ObjectiveOptions, chunk: int) -> None:
+    """A StaticEmbedding reads the tokens of all texts end to end: counting tokens for texts gave another loss."""
+    texts = [" ".join(f"w{number}" for number in range(start, start + 1 + start % 4)) for start in range(15)]
+    static, supervisor, _ = toy(texts)
+    supervisor.close()
+    queries, passages = (static.preprocess(part) for part in (texts[:QUERIES], texts[QUERIES:]))
+    labels = torch.stack(
+        [
+            -10 * torch.rand(QUERIES, K, generator=torch.Generator().manual_seed(3)),
+            *(torch.full((QUERIES, K), 7.0),) * 2,
+            torch.arange(QUERIES * K).view(QUERIES, K) % PASSAGES,
+        ],
+        -1,
+    ).double()
+    whole = LSRLoss(static, objective)([dict(queries), dict(passages)], labels)
+    expected = gradients(static, whole)
+    cached = LSRLoss(static, objective, grad_cache_chunk=chunk)([dict(queries), dict(passages)], labels)
+    assert float(cached.detach()) == pytest.approx(float(whole.detach()), abs=1e-6)
+    found = gradients(static, cached)
+    (name,) = expected
+    torch.testing.assert_close(found[name], expected[name], atol=1e-6, rtol=1e-5)
+
+
+def test_features_in_which_texts_cannot_be_told_apart_are_refused(model: SentenceTransformer) -> None:
+    flat = {"input_ids": torch.arange(6), "attention_mask": torch.ones(6)}
+    packed = {"input_ids": torch.arange(6)[None], "cu_seq_lens_q": torch.tensor([0, 2, 6])}
+    for features in (flat, packed):
+        with pytest.raises(OptionError, match=r"--grad_cache_chunk 2: .*expected a row for each text"):
+            encode_in_chunks(model, features, 2)

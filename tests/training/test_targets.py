@@ -196,3 +196,20 @@ def test_equal_scores_are_refused_with_advice(prepared: Prepared, tmp_path: Path
     deaf.supervisor = FakeSupervisor(lambda prompt: [-1.0] * TOKENS)  # type: ignore[misc,assignment]
     with pytest.raises(OptionError, match=r"equal scores.*--temperature_gold"):
         calibrate(options(), deaf)
+
+
+def test_probabilities_near_0_are_not_laid_to_the_passages(prepared: Prepared) -> None:
+    long = cast(Prepared, Partly(**vars(prepared)))
+    long.supervisor = FakeSupervisor(  # type: ignore[misc,assignment]
+        lambda prompt: [100 * preference(prompt.ids[1], prompt.ids[0])] * TOKENS
+    )
+    with pytest.raises(OptionError, match=r"--score probability: found .*e-.*Take --score mean"):
+        calibrate(options(score=Aggregation.PROBABILITY), long)
+    calibrate(options(score=Aggregation.MEAN), long)
+
+
+def test_equal_probabilities_that_are_not_near_0_are_laid_to_the_passages(prepared: Prepared) -> None:
+    deaf = cast(Prepared, Partly(**vars(prepared)))
+    deaf.supervisor = FakeSupervisor(lambda prompt: [-1.0] * TOKENS)  # type: ignore[misc,assignment]
+    with pytest.raises(OptionError, match="equal scores"):
+        calibrate(options(score=Aggregation.PROBABILITY), deaf)

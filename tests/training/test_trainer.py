@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
+from benchmarks import step
 from replug_client.training import loss as loss_module
 from replug_client.training import objectives
+from replug_client.training import trainer as trainer_module
 from replug_client.training.choices import Denominator, Direction
 from replug_client.training.loss import ObjectiveOptions
 from replug_client.training.trainer import LSRTrainer
@@ -53,6 +55,26 @@ def test_with_the_sign_flipped_it_fails(tmp_path: Path, monkeypatch: pytest.Monk
     task = plant(model)
     trainer_for(model, task, tmp_path, Q_P, train_passages=False).train()
     assert recall_at_1(model, task, reencode=False) <= 0.1
+
+
+def test_the_benchmark_of_a_step_times_what_the_trainer_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step, "encoder", lambda: base_model(tmp_path))
+    diagnosed: list[int] = []
+    diagnose = trainer_module.batch_diagnostics
+    monkeypatch.setattr(
+        trainer_module,
+        "batch_diagnostics",
+        lambda last: (diagnosed.append(len(last["mask"])), diagnose(last))[1],
+    )
+    columns, scores = step.make_batch(3, 2)
+    one = step.lsr_side(columns, scores, str(tmp_path / "lsr"))
+    other = step.distill_side(columns, scores, str(tmp_path / "distill"))
+    first = one()
+    assert first * step._GAMMA**2 == pytest.approx(other(), rel=1e-4)
+    one()
+    assert diagnosed == [3, 3], "the diagnosis is part of each of the two steps"
 
 
 @pytest.mark.parametrize(
