@@ -141,9 +141,7 @@ class Cell:
         flags = train_flags(plan, base) | target | mode | {"seed": self.seed}
         if flags["objective"] in _NO_DIRECTION:
             flags.pop("kl")
-        if (
-            self.mode == "head"
-        ):  # whose projection has a rate of its own: lines that differ in this alone are one run
+        if self.mode == "head":  # the projection has a rate of its own, and no encoder is trained
             flags.pop("learning_rate")
         return flags | {"output_dir": str(plan.folder / "objectives" / self.name)}
 
