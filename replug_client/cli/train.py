@@ -33,7 +33,7 @@ from replug_client.progress import configure_logging
 from replug_client.retriever.options import EncoderOptions
 from replug_client.supervisor.prompts import unescape
 from replug_client.training.candidates import CandidateOptions
-from replug_client.training.choices import Aggregation, Denominator, Objective
+from replug_client.training.choices import Aggregation, Objective
 from replug_client.training.modes import ModeOptions, RefreshSchedule
 from replug_client.training.options import (
     BestMetric,
@@ -109,8 +109,8 @@ def train(
     gold_entropy: flag.GoldEntropy = 0.5,
     score: flag.Score = Aggregation.MEAN,
     kl: flag.Kl = None,
-    denominator: flag.Denominator = Denominator.CANDIDATES,
-    index_negatives: flag.IndexNegatives = 0,
+    denominator: flag.Denominator = None,
+    index_negatives: flag.IndexNegatives = None,
     per_gpu_batch_size: flag.PerGpuBatchSize = 4,
     gradient_accumulation_steps: flag.GradientAccumulationSteps = 1,
     learning_rate: flag.LearningRate = 2e-5,
@@ -184,7 +184,8 @@ def train(
             ),
             place=PlaceOptions(output_dir, cache_dir, resume, overwrite, save_or_load_index),
             candidates=CandidateOptions(n_docs, bm25_docs, random_docs),
-            target=TargetOptions(
+            target=TargetOptions.that_won(
+                train_what,
                 temperature_score=temperature_score,
                 temperature_gold=temperature_gold,
                 gold_entropy=gold_entropy,

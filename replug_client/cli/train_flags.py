@@ -226,24 +226,26 @@ Kl = Annotated[
     choices.Direction | None,
     typer.Option(
         "--kl",
-        help="p-q is KL(P||Q), q-p is KL(Q||P).",
-        show_default="p-q for lsr, q-p for the others",
+        help="p-q is KL(P||Q), which the REPLUG paper writes; q-p is KL(Q||P).",
+        show_default="q-p",
         rich_help_panel=OBJECTIVE,
     ),
 ]
 Denominator = Annotated[
-    choices.Denominator,
+    choices.Denominator | None,
     typer.Option(
         "--denominator",
         help="Which passages share P's mass: the query's candidates, or the batch's (with --kl q-p).",
+        show_default="batch; with --kl p-q candidates",
         rich_help_panel=OBJECTIVE,
     ),
 ]
 IndexNegatives = Annotated[
-    int,
+    int | None,
     typer.Option(
         "--index_negatives",
         min=0,
+        show_default="3000 with --denominator batch and --train query or head, else 0",
         help="Passages drawn from the whole index to join the batch's, in its denominator and in InfoNCE "
         "(--train query).",
         rich_help_panel=OBJECTIVE,

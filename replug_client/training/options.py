@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from replug_client.errors import OptionError
 from replug_client.retriever.options import EncoderOptions
@@ -20,6 +21,8 @@ from replug_client.training.choices import (
     direction_of,
 )
 from replug_client.training.modes import ModeOptions
+
+_INDEX_NEGATIVES = 3000
 
 
 class Train(StrEnum):
@@ -151,6 +154,40 @@ class TargetOptions:
                 f"--index_negatives {self.index_negatives}: expected 0 or more, and with --denominator batch or "
                 "--contrastive_weight, whose passages they join"
             )
+
+    @classmethod
+    def that_won(
+        cls,
+        train: Train,
+        *,
+        kl: Direction | None = None,
+        denominator: Denominator | None = None,
+        index_negatives: int | None = None,
+        **others: Any,
+    ) -> TargetOptions:
+        """What is left open filled with what gave most on held-out text (docs/objectives.md, *Measured*).
+
+        KL(Q||P) with P over the batch's passages, and 3,000 of the index beside them where passage vectors are frozen:
+        that holds the order over the whole index, which a loss over a query's own candidates loses. ``kl`` p-q, which
+        the REPLUG paper writes, goes with the candidates alone. The class's own defaults are the paper's.
+
+        Args:
+            train: What is trained.
+            kl: Direction; None takes q-p.
+            denominator: None takes the batch's passages, with p-q the candidates.
+            index_negatives: None takes 3,000 where they can be had, with the batch's passages.
+            others: As the class's.
+
+        Raises:
+            OptionError: options that do not go together.
+        """
+        kl = kl or Direction.Q_P
+        if denominator is None:
+            denominator = Denominator.CANDIDATES if kl is Direction.P_Q else Denominator.BATCH
+        if index_negatives is None:
+            frozen = train is not Train.BOTH
+            index_negatives = _INDEX_NEGATIVES if frozen and denominator is Denominator.BATCH else 0
+        return cls(kl=kl, denominator=denominator, index_negatives=index_negatives, **others)
 
 
 def started_processes() -> int:

@@ -268,11 +268,11 @@ def unfinished(query_run: tuple[Path, Prepared], place: Path, monkeypatch: pytes
 def test_resume_with_other_options_is_refused_and_names_them(
     unfinished: Path, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = [*basic(place, "unfinished"), "--max_steps", "2", "--resume", "--seed", "5", "--kl", "q-p"]
+    options = [*basic(place, "unfinished"), "--max_steps", "2", "--resume", "--seed", "5", "--kl", "p-q"]
     assert replug(*options) == 1
     message = capsys.readouterr().err
     assert "options.steps.seed was 0, now 5" in message
-    assert "options.target.kl was 'p-q', now 'q-p'" in message
+    assert "options.target.kl was 'q-p', now 'p-q'" in message
     assert "learning_rate" not in message and "Traceback" not in message
 
 
@@ -285,8 +285,8 @@ def test_an_unfinished_run_goes_on_or_is_refused(
     assert replug(*options, "--resume") == 0
     assert read_run(unfinished)["figures"]["steps"] == 2
     assert replug(*options, "--resume") == 0, "finished: nothing to do"
-    assert replug(*options, "--resume", "--kl", "q-p") == 1, "finished, but of something else"
-    assert "options.target.kl was 'p-q', now 'q-p'" in capsys.readouterr().err
+    assert replug(*options, "--resume", "--kl", "p-q") == 1, "finished, but of something else"
+    assert "options.target.kl was 'q-p', now 'p-q'" in capsys.readouterr().err
 
 
 def test_a_finished_run_is_kept_unless_it_may_be_overwritten(
@@ -317,7 +317,7 @@ def test_stale_shards_are_refused_with_the_command_that_mends_them(
     ("options", "expected"),
     [
         (["--projection_size", "384"], "--projection_size 384"),
-        (["--denominator", "batch"], "--kl q-p"),
+        (["--denominator", "batch", "--kl", "p-q"], "--kl q-p"),
         (["--n_docs", "1", "--bm25_docs", "0", "--random_docs", "0"], "--n_docs 1"),
         (["--grad_cache_chunk", "2"], "--grad_cache_chunk goes with --train both"),
         (["--temperature_gold", "0"], "--temperature_gold 0"),

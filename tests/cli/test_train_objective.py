@@ -29,8 +29,35 @@ def asked(monkeypatch: pytest.MonkeyPatch, *flags: str) -> tuple[int, TrainOptio
 def test_auto_is_what_is_done_without_the_flag(flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     code, options = asked(monkeypatch, *flags)
     assert code == 0 and options is not None
-    assert options.target == TargetOptions()
-    assert (options.target.temperature_gold, options.target.kl) == (None, Direction.P_Q)
+    assert options.target == TargetOptions(
+        kl=Direction.Q_P, denominator=Denominator.BATCH, index_negatives=3000
+    )
+    assert options.target.temperature_gold is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "kl", "denominator", "negatives"),
+    [
+        ("--kl p-q", Direction.P_Q, Denominator.CANDIDATES, 0),
+        ("--denominator candidates", Direction.Q_P, Denominator.CANDIDATES, 0),
+        ("--train both", Direction.Q_P, Denominator.BATCH, 0),
+        ("--train head", Direction.Q_P, Denominator.BATCH, 3000),
+        ("--objective marginal", Direction.Q_P, Denominator.BATCH, 3000),
+        ("--kl p-q --contrastive_weight 1 --index_negatives 7", Direction.P_Q, Denominator.CANDIDATES, 7),
+        ("--index_negatives 0", Direction.Q_P, Denominator.BATCH, 0),
+    ],
+)
+def test_what_is_left_open_follows_from_what_is_given(
+    flags: str,
+    kl: Direction,
+    denominator: Denominator,
+    negatives: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    code, options = asked(monkeypatch, *flags.split())
+    assert code == 0 and options is not None
+    target = options.target
+    assert (target.kl, target.denominator, target.index_negatives) == (kl, denominator, negatives)
 
 
 def test_flags_reach_the_objective(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,6 +68,8 @@ def test_flags_reach_the_objective(monkeypatch: pytest.MonkeyPatch) -> None:
         temperature_score=0.05,
         temperature_gold=0.02,
         kl=Direction.Q_P,
+        denominator=Denominator.BATCH,
+        index_negatives=3000,
         objective=Objective.LOOP,
         contrastive_weight=0.5,
     )
@@ -53,8 +82,8 @@ def test_flags_reach_the_objective(monkeypatch: pytest.MonkeyPatch) -> None:
         ("--temperature_score -1", "--temperature_score -1.0: expected a positive number, or auto"),
         ("--objective emdr", "marginal"),
         ("--objective pdist --kl p-q", "leave --kl out"),
-        ("--contrastive_weight 1 --per_gpu_batch_size 1", "--index_negatives"),
-        ("--index_negatives 9", "--contrastive_weight"),
+        ("--contrastive_weight 1 --per_gpu_batch_size 1 --index_negatives 0", "--index_negatives"),
+        ("--kl p-q --index_negatives 9", "--contrastive_weight"),
         ("--temperature_gold 0.1 --gold_entropy 0.3", "--gold_entropy 0.3 goes with --temperature_gold auto"),
         ("--curriculum_by spread", "--curriculum_by spread goes with --curriculum easy-first"),
         ("--best_metric kl --n_docs 1", "--best_metric kl with --n_docs 1"),
