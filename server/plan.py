@@ -119,7 +119,7 @@ def plan(
     warnings = list(_exposure(options, environ))
     settings = [*_common(options, build, model)]
     if build.kind == "cpu":
-        settings += _for_cpu(options, machine)
+        settings += _for_cpu(options, build, machine)
         if options.replicas > 1:
             warnings.append("replicas on one CPU share its cores: one server is as fast, and simpler")
     else:
@@ -202,7 +202,7 @@ def _context(options: ServeOptions, build: Build, model: Model) -> Setting:
     return Setting(name, str(model.max_positions), "the model's own")
 
 
-def _for_cpu(options: ServeOptions, machine: Machine) -> Iterator[Setting]:
+def _for_cpu(options: ServeOptions, build: Build, machine: Machine) -> Iterator[Setting]:
     dtype, why = options.dtype, "as asked"
     if dtype is None and machine.cpu_flags & {"amx_bf16", "avx512_bf16", "bf16"}:
         dtype, why = (
@@ -210,11 +210,10 @@ def _for_cpu(options: ServeOptions, machine: Machine) -> Iterator[Setting]:
             "this CPU multiplies it natively; --dtype float32 is exact",
         )
     yield Setting("--dtype", dtype or "float32", why if dtype else "this CPU has no bfloat16 of its own")
-    yield Setting(
-        "--enforce-eager",
-        None,
-        "no C++ compiler needed, and nothing compiled at each start",
-    )
+    if not build.compiles:
+        yield Setting(
+            "--enforce-eager", None, "no C++ compiler with Python's headers here; slower, sooner ready"
+        )
     space = max(1, int(min(4.0, machine.free_gib / 4 / options.replicas)))
     yield Setting(
         "VLLM_CPU_KVCACHE_SPACE",

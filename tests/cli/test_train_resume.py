@@ -39,7 +39,7 @@ RUNS = {
     ),
     "head": (
         6,
-        "--train head --head_learning_rate 0.02 --refresh_every 4 --max_steps 8 --stale_after 5",
+        "--train head --head_learning_rate 0.02 --learning_rate 2e-5 --refresh_every 4 --max_steps 8 --stale_after 5",
     ),
     "log": (3, "--max_steps 40 --eval_every 3"),
 }

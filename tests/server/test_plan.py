@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,15 @@ def test_a_small_cpu_uses_every_core_and_its_bfloat16() -> None:
     assert environment["OMP_NUM_THREADS"] == "2"
     assert environment["VLLM_CPU_KVCACHE_SPACE"] == "4"
     assert "--enable-scale-out" not in flags(made)
+
+
+def test_a_cpu_compiles_where_it_can_and_was_not_told_otherwise() -> None:
+    assert "--enforce-eager" in flags(make())
+    able = replace(CPU, compiles=True)
+    assert "--enforce-eager" not in flags(make(build=able))
+    assert (
+        flags(make(ServeOptions("lm", extra=("--enforce-eager",)), build=able)).count("--enforce-eager") == 1
+    )
 
 
 def test_a_cpu_without_bfloat16_is_given_float32() -> None:
