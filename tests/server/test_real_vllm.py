@@ -15,7 +15,7 @@ import pytest
 from tests.end_to_end.conftest import DEMO_LM, vllm_python
 from tests.server.conftest import ROOT, alive, free_port
 
-_START_SECONDS = 300.0
+_START_SECONDS = 420.0
 Launch = Callable[..., tuple[subprocess.Popen[bytes], Path]]
 
 
