@@ -306,11 +306,11 @@ def check_key(variable: str, key: str) -> None:
     """Refuse a key that no HTTP header can carry, before a model is loaded for it; the key is not said.
 
     Raises:
-        ServerError: it holds white space, or what is not printable ASCII.
+        ServerError: it holds what is not printable ASCII, or begins or ends with a space.
     """
-    if not (key.isascii() and key.isprintable()) or " " in key:
+    if not (key.isascii() and key.isprintable()) or key != key.strip():
         raise ServerError(
-            f"the API key in {variable} holds a space, a line break, or what else no HTTP header can carry",
+            f"the API key in {variable} has a line break, a space at an end, or what else no HTTP header can carry",
             "Set it again, of printable ASCII characters (a line break often comes from reading it out of a file).",
         )
 

@@ -123,10 +123,10 @@ def api_key() -> str:
         OptionError: no HTTP header can carry it.
     """
     key = os.environ.get("OPENAI_API_KEY") or "none"
-    if not (key.isascii() and key.isprintable()) or " " in key:
+    if not (key.isascii() and key.isprintable()) or key != key.strip():
         raise OptionError(
-            "the key in OPENAI_API_KEY holds a space, a line break, or another character that no HTTP header can"
-            " carry; set it again (a line break often comes from reading it out of a file)"
+            "the key in OPENAI_API_KEY has a line break, a space at an end, or another character that no HTTP header"
+            " can carry; set it again (a line break often comes from reading it out of a file)"
         )
     return key
 

@@ -88,7 +88,8 @@ def independent() -> Callable[[str, str, str], tuple[list[int], np.ndarray[Any, 
     torch.set_num_threads(1)  # the server has the cores; two thread pools at once take ten times as long
 
     def ids_of(text: str) -> list[int]:
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        # "</s>" in a passage of source code is text; the token of that name ends a document.
+        return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
     def compute(passage: str, query: str, continuation: str) -> tuple[list[int], np.ndarray[Any, Any]]:
         head = ids_of(passage)[:RETRIEVED_MAX_LENGTH] + ids_of("\n") if passage else []

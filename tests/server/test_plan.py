@@ -187,9 +187,9 @@ def test_replicas_share_out_the_gpus() -> None:
     assert "CUDA_VISIBLE_DEVICES" not in alone.commands[0].environment
 
 
-@pytest.mark.parametrize("key", ["sekret-123\n", "sekret 123", "sekr\u00e9t", "sekret\t"])
+@pytest.mark.parametrize("key", ["sekret-123\n", "sekret ", "sekr\u00e9t", "sekret\t"])
 def test_a_key_that_no_header_can_carry_is_refused_at_once_and_not_said(key: str) -> None:
-    with pytest.raises(ServerError, match="the API key in VLLM_API_KEY holds") as caught:
+    with pytest.raises(ServerError, match="the API key in VLLM_API_KEY has") as caught:
         make(environ={"VLLM_API_KEY": key})
     assert "sekr" not in str(caught.value)
 

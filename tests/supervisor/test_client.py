@@ -202,12 +202,12 @@ def test_what_is_no_url_is_refused_before_anything_is_asked(url: str, found: str
         make_client(url)
 
 
-@pytest.mark.parametrize("key", ["sekret-123\n", "sekret 123", "sekr\u00e9t"])
+@pytest.mark.parametrize("key", ["sekret-123\n", "sekret ", "sekr\u00e9t"])
 def test_a_key_that_no_header_can_carry_is_refused_and_not_said(
     key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", key)
-    with pytest.raises(OptionError, match="OPENAI_API_KEY holds") as caught:
+    with pytest.raises(OptionError, match="OPENAI_API_KEY has") as caught:
         make_client("http://127.0.0.1:1/v1")
     assert "sekr" not in str(caught.value)
 
