@@ -106,3 +106,20 @@ GradCacheChunk = Annotated[
         rich_help_panel=MODES,
     ),
 ]
+Lexical = Annotated[
+    bool,
+    typer.Option(
+        "--lexical",
+        help="--train query, both: add to the vectors' similarity how well the words match, by weights that the LM's "
+        "scores teach.",
+        rich_help_panel=MODES,
+    ),
+]
+LexicalLearningRate = Annotated[
+    float,
+    typer.Option(
+        "--lexical_learning_rate",
+        help="--lexical: the weights' peak; they begin at 0.",
+        rich_help_panel=MODES,
+    ),
+]

@@ -15,8 +15,10 @@ from replug_client.evaluation.comparison import Comparison, QueryComparison, agr
 from replug_client.evaluation.highlight import common_words
 from replug_client.evaluation.tuned_run import Compared, Query
 from replug_client.retriever.build import build_index, usable_shards
-from replug_client.retriever.encoder import EncoderOptions, encode_queries, fingerprint, load_encoder
-from replug_client.retriever.index import PassageIndex, SearchResult
+from replug_client.retriever.encoder import EncoderOptions, fingerprint, load_encoder
+from replug_client.retriever.hybrid import LazyMatches
+from replug_client.retriever.index import SearchResult
+from replug_client.retriever.search import Retriever
 from replug_client.retriever.shards import Shard
 
 # A passage that is new among the first k is looked for this far down the other list.
@@ -25,14 +27,6 @@ _DEPTH = 100
 _MEAN_OVER = 200
 # Which words are common is seen on so many passages.
 _COMMON_OVER = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Retriever:
-    """An encoder with the index of its own passage vectors."""
-
-    model: SentenceTransformer
-    index: PassageIndex
 
 
 def open_retrievers(
@@ -54,18 +48,20 @@ def open_retrievers(
         ArtefactError: an index cannot be made.
     """
     found = usable_shards(shards)
-    first = _retriever(base, load_encoder(base), store, found, cache_dir)
+    matches = LazyMatches(store.iter_texts)
+    first = _retriever(base, load_encoder(base), store, found, cache_dir, matches)
     model = load_encoder(tuned)
     if fingerprint(model, "document") == fingerprint(first.model, "document"):
-        return first, Retriever(model, first.index)
-    return first, _retriever(tuned, model, store, found, cache_dir)
+        return first, Retriever(model, first.index, matches)
+    return first, _retriever(tuned, model, store, found, cache_dir, matches)
 
 
 def open_retriever(
     options: EncoderOptions, store: PassageStore, *, shards: Sequence[str] = (), cache_dir: Path
 ) -> Retriever:
     """One encoder with its own index; see :func:`open_retrievers`."""
-    return _retriever(options, load_encoder(options), store, usable_shards(shards), cache_dir)
+    matches = LazyMatches(store.iter_texts)
+    return _retriever(options, load_encoder(options), store, usable_shards(shards), cache_dir, matches)
 
 
 def _retriever(
@@ -74,8 +70,10 @@ def _retriever(
     store: PassageStore,
     shards: Sequence[Shard],
     cache_dir: Path,
+    matches: LazyMatches,
 ) -> Retriever:
-    return Retriever(model, build_index(model, store, cache_dir, encoder_options=options, shards=shards))
+    index = build_index(model, store, cache_dir, encoder_options=options, shards=shards)
+    return Retriever(model, index, matches)
 
 
 def compare_retrievers(
@@ -101,9 +99,7 @@ def compare_retrievers(
 
 
 def _search(retriever: Retriever, description: str | None, queries: Sequence[Query], k: int) -> SearchResult:
-    texts = [query.text for query in queries]
-    vectors = encode_queries(retriever.model, texts, description=description)
-    return retriever.index.search(vectors, max(k, _DEPTH))
+    return retriever.search([query.text for query in queries], max(k, _DEPTH), description)
 
 
 @dataclass(frozen=True, slots=True)

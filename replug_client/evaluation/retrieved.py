@@ -10,9 +10,10 @@ import numpy as np
 from replug_client.corpus.store import PassageStore
 from replug_client.errors import OptionError
 from replug_client.evaluation.conditions import BASE, BM25, RANDOM, TUNED, Retrieved, random_rows
-from replug_client.evaluation.retrieval import Retriever, open_retriever, open_retrievers
-from replug_client.retriever.encoder import EncoderOptions, encode_queries
+from replug_client.evaluation.retrieval import open_retriever, open_retrievers
+from replug_client.retriever.encoder import EncoderOptions
 from replug_client.retriever.lexical import LexicalIndex
+from replug_client.retriever.search import Retriever
 
 
 def open_needed(
@@ -78,6 +79,5 @@ def retrieve(
 
 
 def _nearest(retriever: Retriever, queries: Sequence[str], k: int, description: str) -> Retrieved:
-    vectors = encode_queries(retriever.model, queries, description=description)
-    result = retriever.index.search(vectors, k)
+    result = retriever.search(queries, k, description)
     return Retrieved(np.asarray(result.rows), np.asarray(result.scores))

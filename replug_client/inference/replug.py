@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,10 @@ from replug_client.inference.answerer import Answerer
 from replug_client.inference.answers import Answer, AnswererOptions, Combination
 from replug_client.inference.generation import GenerationOptions
 from replug_client.retriever.build import build_index, usable_shards
-from replug_client.retriever.encoder import EncoderOptions, encode_queries, load_encoder
+from replug_client.retriever.encoder import EncoderOptions, load_encoder
+from replug_client.retriever.hybrid import LazyMatches
 from replug_client.retriever.index import PassageIndex
+from replug_client.retriever.search import Retriever
 from replug_client.supervisor.open import SupervisorOptions, open_supervisor
 
 if TYPE_CHECKING:
@@ -112,10 +114,12 @@ class Replug:
         self.answerer = answerer
         self.n_docs = n_docs
         self._template = template
-        self._model = model
-        self._index = index
+        self._retriever = Retriever(model, index, LazyMatches(self._texts))
         self._passages = passages
         self._owned: list[Any] = []
+
+    def _texts(self) -> Iterator[str]:
+        return (self._passages[row].text for row in self._retriever.index.rows.tolist())
 
     @classmethod
     def open(cls, options: ReplugOptions) -> Replug:
@@ -147,8 +151,7 @@ class Replug:
         self, question: str, n_docs: int | None = None
     ) -> tuple[tuple[Passage, ...], tuple[float, ...]]:
         """The passages nearest to a question, best first, and their similarities."""
-        vectors = encode_queries(self._model, [question])
-        found = self._index.search(vectors, n_docs or self.n_docs)
+        found = self._retriever.search([question], n_docs or self.n_docs)
         return tuple(self._passages[row] for row in found.rows[0].tolist()), tuple(found.scores[0].tolist())
 
     def answer(

@@ -13,6 +13,7 @@ from sentence_transformers.base.modules import Router
 from torch import nn
 
 from replug_client.errors import OptionError
+from replug_client.retriever.lexical_weights import LexicalWeights
 
 Route = Literal["query", "document"]
 
@@ -25,11 +26,15 @@ def is_asymmetric(model: SentenceTransformer) -> bool:
 def modules_of(model: SentenceTransformer, route: Route) -> list[nn.Module]:
     """The modules that a text passes on one route, in order; for a plain model, all of them.
 
+    Weights for matches of words are none of them: they change no vector.
+
     Raises:
         OptionError: the model has a router without that route.
     """
     modules: list[nn.Module] = []
     for module in model.children():
+        if isinstance(module, LexicalWeights):
+            continue
         if not isinstance(module, Router):
             modules.append(module)
             continue

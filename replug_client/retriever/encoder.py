@@ -21,6 +21,7 @@ from replug_client.progress import progress
 from replug_client.retriever.asymmetric import Route, is_asymmetric, modules_of
 from replug_client.retriever.families import Family, family_of
 from replug_client.retriever.fingerprint import EncoderFingerprint, fingerprint
+from replug_client.retriever.lexical_weights import add_lexical, read_lexical
 from replug_client.retriever.options import ComputeDtype, EncoderOptions
 
 __all__ = [
@@ -49,11 +50,12 @@ def load_encoder(options: EncoderOptions) -> SentenceTransformer:
     What the options say goes first, then what the model folder says, then the rule of its family
     (:mod:`replug_client.retriever.families`). All of it becomes part of the model: once saved, plain
     ``SentenceTransformer(folder)`` with ``encode_query`` / ``encode_document`` gives the same vectors.
-    Weights are float32.
+    Weights are float32. Of a hybrid retriever, the weights beside the encoder
+    (:mod:`replug_client.retriever.lexical_weights`) are loaded with it.
 
     Raises:
         OptionError: no such model, or options that it cannot follow.
-        ArtefactError: its weights are pickled, which replug never reads.
+        ArtefactError: its weights are pickled, which replug never reads, or ``lexical.json`` is damaged.
     """
     folder = Path(options.model_name_or_path)
     if folder.is_dir():
@@ -69,6 +71,8 @@ def load_encoder(options: EncoderOptions) -> SentenceTransformer:
     _set_modules(model, options, family, bare)
     if options.max_seq_length is not None:
         _set_max_seq_length(model, options.max_seq_length)
+    if folder.is_dir() and (weights := read_lexical(folder)) is not None:
+        add_lexical(model, weights)
     return model.eval()
 
 

@@ -6,7 +6,7 @@ passage is worth. The mixture of one example depends on the seed and the example
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,10 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from replug_client.errors import OptionError
+from replug_client.retriever.hybrid import HybridIndex
 from replug_client.retriever.lexical import LexicalIndex
 
 if TYPE_CHECKING:
     from replug_client.retriever.index import PassageIndex
+    from replug_client.retriever.terms import TermMatches
 
 Rows = npt.NDArray[np.int64]
 NO_PASSAGE = -1
@@ -59,6 +61,7 @@ class CandidateMiner:
         rows: The corpus rows that are in the index, from which random ones are drawn.
         options: Counts.
         seed: Of the random candidates.
+        matches: Gives the terms of the passages in ``rows``; may be None where no weights are ever given.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class CandidateMiner:
         rows: Rows,
         options: CandidateOptions,
         seed: int,
+        matches: Callable[[], TermMatches] | None = None,
     ) -> None:
         if options.bm25_docs and lexical is None:
             raise OptionError(f"--bm25_docs {options.bm25_docs} needs a lexical index")
@@ -76,20 +80,28 @@ class CandidateMiner:
         self._rows = rows
         self._options = options
         self._seed = seed
+        self._matches = matches
 
-    def mine(self, query_vectors: npt.NDArray[np.float32], queries: Sequence[str], examples: Rows) -> Rows:
+    def mine(
+        self,
+        query_vectors: npt.NDArray[np.float32],
+        queries: Sequence[str],
+        examples: Rows,
+        weights: Sequence[float] | None = None,
+    ) -> Rows:
         """Candidates of a block of examples.
 
         Args:
             query_vectors: ``(n, D)`` float32.
             queries: The n query texts, for BM25.
             examples: ``(n,)`` example numbers, which seed the random candidates.
+            weights: Of the words' matches in the retriever's own similarity; None: vectors alone.
 
         Returns:
             ``(n, K)`` int64 corpus rows, distinct within each example; ``NO_PASSAGE`` where the corpus ran out.
         """
         options = self._options
-        own = self._own(query_vectors)
+        own = self._own(query_vectors, queries, weights)
         lexical = self._bm25(queries)
         mined = np.full((len(examples), options.total), NO_PASSAGE, dtype=np.int64)
         for position, example in enumerate(examples):
@@ -99,10 +111,15 @@ class CandidateMiner:
             mined[position, : len(chosen)] = list(chosen)
         return mined
 
-    def _own(self, query_vectors: npt.NDArray[np.float32]) -> Rows:
-        if self._options.n_docs == 0:
+    def _own(
+        self, query_vectors: npt.NDArray[np.float32], queries: Sequence[str], weights: Sequence[float] | None
+    ) -> Rows:
+        k = self._options.n_docs
+        if k == 0:
             return np.zeros((len(query_vectors), 0), dtype=np.int64)
-        return self.index.search(query_vectors, self._options.n_docs).rows
+        if weights is None or self._matches is None:
+            return self.index.search(query_vectors, k).rows
+        return HybridIndex(self.index, self._matches).search(query_vectors, queries, k, weights).rows
 
     def _bm25(self, queries: Sequence[str]) -> Rows:
         if self._options.bm25_docs == 0 or self._lexical is None:

@@ -62,6 +62,8 @@ class LSRDataCollator:
         frozen: Vectors of corpus rows; where given, passages are not encoded at all.
         base_queries: Vectors of example numbers; where given, queries are not encoded at all.
         negatives: Passages beside the candidates in P's denominator.
+        matches: Query texts and ``(N,)`` corpus rows to ``(B, N, 2)`` matches of their words; where given, they join
+            the batch as ``query_lexical``.
         processes: Which share each batch: its passages are those of all shares, encoded a part in each process.
 
     Example:
@@ -92,6 +94,7 @@ class LSRDataCollator:
     frozen: FrozenPassages | None = None
     base_queries: Callable[[Rows], npt.NDArray[np.float32]] | None = None
     negatives: IndexNegatives | None = None
+    matches: Callable[[list[str], Rows], npt.NDArray[np.float32]] | None = None
     processes: Processes = ALONE
     valid_label_columns: list[str] = field(default_factory=lambda: ["label"])
 
@@ -109,6 +112,9 @@ class LSRDataCollator:
             batch = {"query_sentence_embedding": torch.from_numpy(self.base_queries(numbers))}
         else:
             batch = self._tokenised("query", [self.examples[number].query for number in numbers])
+        if self.matches is not None:
+            texts = [self.examples[number].query for number in numbers]
+            batch["query_lexical"] = torch.from_numpy(self.matches(texts, passages))
         if self.frozen is not None:
             batch["passage_sentence_embedding"] = torch.from_numpy(self.frozen.vectors(passages).copy())
         else:

@@ -15,6 +15,7 @@ from sentence_transformers import SentenceTransformer
 from torch import nn
 
 from replug_client.errors import ArtefactError, OptionError
+from replug_client.retriever.lexical_weights import PARAMETER
 
 UPDATES_NAME = "lora.safetensors"
 
@@ -91,7 +92,12 @@ def load_updates(model: nn.Module, folder: Path) -> None:
 
 
 def _updates(model: nn.Module) -> dict[str, Any]:
-    return {name: value.detach() for name, value in model.named_parameters() if "lora_" in name}
+    """What is trained: the updates, and weights of words beside them."""
+    return {
+        name: value.detach()
+        for name, value in model.named_parameters()
+        if "lora_" in name or name.endswith(PARAMETER)
+    }
 
 
 def _is_updated(module: nn.Module) -> Any:

@@ -11,6 +11,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
+from replug_client.retriever.lexical_weights import PARAMETER
 from replug_client.retriever.projection import ProjectedEncoder
 from replug_client.training.choices import (
     Aggregation,
@@ -82,7 +83,9 @@ class LSRLoss(nn.Module):
       query: missing ones, and those whose log-likelihood is not finite (scoring failed), are masked in P and
       in Q alike.
 
-    Similarities are dot products of the model's output: cosines, where the model normalises.
+    Similarities are dot products of the model's output: cosines, where the model normalises. Where the queries come
+    with ``lexical`` ``(batch, N, 2)``, how well words match, these are added by the weights that the model has for them
+    (:mod:`replug_client.retriever.hybrid`).
 
     Of a :class:`~replug_client.retriever.projection.ProjectedEncoder` ``sentence_embedding`` is the base's, of
     queries too where they come so, and is projected here with gradient. ``isotropy_weight`` adds
@@ -134,13 +137,17 @@ class LSRLoss(nn.Module):
         """The loss of one batch, a scalar in nats."""
         queries, passages = sentence_features
         columns = passages.pop("columns", None)
+        matches = queries.pop("lexical", None)
         # The one pass through a wrapper for several processes: it is ready for one backward pass, and the queries
         # go through all that is trained.
-        query_vectors = self.model(queries)["sentence_embedding"].float()
+        encoded = self.model(queries)
+        query_vectors = encoded["sentence_embedding"].float()
         passage_vectors = self._passage_vectors(passages).float()
         if columns is not None:
             passage_vectors = join_parts(passage_vectors, int(columns))
         similarity = query_vectors @ passage_vectors.T
+        if matches is not None:
+            similarity = similarity + (matches * encoded[PARAMETER]).sum(dim=-1)
         loss = self.from_similarity(similarity, labels)
         if self._isotropy_weight:
             everyone = of_all(query_vectors), passage_vectors

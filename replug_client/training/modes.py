@@ -24,6 +24,7 @@ class RefreshSchedule(StrEnum):
 
 
 _HEAD_LEARNING_RATE = 1e-4
+_LEXICAL_LEARNING_RATE = 1e-2
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,9 @@ class ModeOptions:
             retrieved then depends on how fast the machine is, so two runs differ.
         over_retrieve: ``both``: take this many from an index that has aged, and keep the best by fresh vectors; 0: off.
         isotropy_weight: Of the regulariser (:mod:`replug_client.training.isotropy`) in the loss; 0 leaves it out.
+        lexical: ``query``, ``both``: a passage's similarity is that of the vectors and, by weights that are trained
+            too, how well its words match the query's (:mod:`replug_client.retriever.hybrid`).
+        lexical_learning_rate: Peak for these weights; they begin at 0.
     """
 
     projection_dim: int | None = None
@@ -60,6 +64,8 @@ class ModeOptions:
     background_refresh: bool = False
     over_retrieve: int = 0
     isotropy_weight: float = 0.0
+    lexical: bool = False
+    lexical_learning_rate: float = _LEXICAL_LEARNING_RATE
 
     def __post_init__(self) -> None:
         counts = {
@@ -71,8 +77,22 @@ class ModeOptions:
         for flag, count in counts.items():
             if count < 0:
                 raise OptionError(f"{flag} {count}: expected 0 (off) or more")
-        if not 0 < self.head_learning_rate < math.inf:
-            raise OptionError(f"--head_learning_rate {self.head_learning_rate}: expected a positive number")
+        for flag, rate in (
+            ("--head_learning_rate", self.head_learning_rate),
+            ("--lexical_learning_rate", self.lexical_learning_rate),
+        ):
+            if not 0 < rate < math.inf:
+                raise OptionError(f"{flag} {rate}: expected a positive number")
+        if self.lexical_learning_rate != _LEXICAL_LEARNING_RATE and not self.lexical:
+            raise OptionError(
+                f"--lexical_learning_rate {self.lexical_learning_rate} is for the weights that --lexical adds: give "
+                "that too"
+            )
+        if self.lexical and self.over_retrieve:
+            raise OptionError(
+                f"--over_retrieve {self.over_retrieve} re-ranks by vectors alone; found --lexical, which retrieves by "
+                "words too. Leave one of them out."
+            )
         if self.lora_alpha is not None and self.lora_alpha < 1:
             raise OptionError(f"--lora_alpha {self.lora_alpha}: expected at least 1")
         if not 0 <= self.isotropy_weight < math.inf:
@@ -98,6 +118,7 @@ class ModeOptions:
             ("--refresh_schedule", self.refresh_schedule is not RefreshSchedule.CONSTANT, ("both",)),
             ("--background_refresh", self.background_refresh, ("both",)),
             ("--over_retrieve", self.over_retrieve, ("both",)),
+            ("--lexical", self.lexical, ("query", "both")),
         ):
             if given and train not in modes:
                 raise OptionError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +14,10 @@ from replug_client.corpus.store import PassageStore
 from replug_client.errors import OptionError
 from replug_client.retriever.asymmetric import is_asymmetric
 from replug_client.retriever.encoder import check_projection_size, load_encoder
-from replug_client.retriever.index import FaissIndex, PassageIndex, check_fresh
+from replug_client.retriever.hybrid import LazyMatches
+from replug_client.retriever.index import FaissIndex, PassageIndex, check_fresh, positions
 from replug_client.retriever.lexical import LexicalIndex
+from replug_client.retriever.lexical_weights import LEXICAL_NAME, lexical_weights
 from replug_client.retriever.shards import open_shards
 from replug_client.supervisor.cached import CachedSupervisor
 from replug_client.supervisor.prompts import PromptBuilder
@@ -45,6 +47,7 @@ class Prepared:
         builder: Makes prompts.
         sets: Training and validation examples.
         miner: Finds candidates.
+        matches: Gives the terms of the indexed passages.
         processes: Which share in the run.
     """
 
@@ -57,6 +60,7 @@ class Prepared:
     builder: PromptBuilder
     sets: ExampleSets
     miner: CandidateMiner
+    matches: LazyMatches
     processes: Processes = ALONE
 
     def prompt(self, example: Example, row: int) -> Prompt:
@@ -69,6 +73,11 @@ class Prepared:
         """The order of the training examples, in batches of all processes together."""
         size = steps.batch_size * steps.processes
         return Schedule(len(self.sets.train), size, steps.seed, steps.accumulation, levels)
+
+    def word_matches(self, queries: Sequence[str], rows: Rows) -> npt.NDArray[np.float32]:
+        """How well the words of B queries match those of N corpus rows: ``(B, N, 2)``."""
+        matches = self.matches()
+        return matches.of(matches.queries(queries), positions(self.indexed, rows))
 
     def log_likelihoods(self, numbers: Rows, rows: Rows) -> npt.NDArray[np.float64]:
         """Ask the supervisor for the scores of training examples; each process for those that it owns.
@@ -111,6 +120,11 @@ def prepare(
             f"--train both: {options.encoder.model_name_or_path} has separate encoders for queries and passages; "
             "expected one encoder for both. Use --train query."
         )
+    if lexical_weights(base) is not None:
+        raise OptionError(
+            f"{options.encoder.model_name_or_path}: found {LEXICAL_NAME}, weights that were trained with --lexical; "
+            "expected an encoder alone. Train from the base that it was made of, or take the file away."
+        )
     shards = open_shards(options.data.passages_embeddings)
     check_fresh(shards, base, store, model_name=options.encoder.model_name_or_path)
     with processes.first_before_others():
@@ -123,9 +137,12 @@ def prepare(
     )
     sets = load_examples(options.data, store, tokenizer, options.steps.seed)
     lexical = LexicalIndex(_texts(store, index.rows)) if options.candidates.bm25_docs else None
-    miner = CandidateMiner(index, lexical, index.rows, options.candidates, options.steps.seed)
+    matches = LazyMatches(lambda: _texts(store, index.rows))
+    miner = CandidateMiner(index, lexical, index.rows, options.candidates, options.steps.seed, matches)
     model = trainable_encoder(options, base, index)
-    return Prepared(model, base, store, index, index.rows, supervisor, builder, sets, miner, processes)
+    return Prepared(
+        model, base, store, index, index.rows, supervisor, builder, sets, miner, matches, processes
+    )
 
 
 def _texts(store: PassageStore, rows: Rows) -> Iterator[str]:

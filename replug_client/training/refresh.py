@@ -14,6 +14,7 @@ from sentence_transformers import SentenceTransformer
 from replug_client.artefacts import atomic_write
 from replug_client.retriever.encoder import ComputeDtype, encode_passages, encode_queries
 from replug_client.retriever.index import FaissIndex, PassageIndex
+from replug_client.retriever.lexical_weights import lexical_weights
 from replug_client.retriever.projection import project
 from replug_client.training import record
 from replug_client.training.background import BackgroundEmbedding
@@ -90,7 +91,8 @@ class Refresher:
     def mine(self, numbers: Rows) -> Rows:
         """Candidates of the numbered examples under the retriever as it is now (static: as the base was)."""
         queries = [self._prepared.sets.train[number].query for number in numbers]
-        return self._miner.mine(self._query_vectors(numbers, queries), queries, numbers)
+        weights = None if self._static else lexical_weights(self._prepared.model)
+        return self._miner.mine(self._query_vectors(numbers, queries), queries, numbers, weights)
 
     def keep_up(self, step: int) -> None:
         """See to the index before a retrieval at this optimiser step, also where a run goes on there."""

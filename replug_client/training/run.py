@@ -20,6 +20,13 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 from replug_client.artefacts import plain
 from replug_client.corpus.store import PassageStore
 from replug_client.progress import mute, progress
+from replug_client.retriever.lexical_weights import (
+    GROUPS,
+    LEXICAL_NAME,
+    PARAMETER,
+    lexical_weights,
+    save_lexical,
+)
 from replug_client.retriever.projection import PROJECTION
 from replug_client.supervisor.open import open_supervisor
 from replug_client.training import record
@@ -105,6 +112,7 @@ def _train(options: TrainOptions, processes: Processes) -> Path:
             scores.update(stats)
         if not processes.is_first:
             return folder
+        weights = lexical_weights(prepared.model)
         save_tuned(options.steps.train, prepared, folder)
         history = trainer.state.log_history
         figures = {
@@ -124,6 +132,7 @@ def _train(options: TrainOptions, processes: Processes) -> Path:
             "log": [entry for entry in history if "loss" in entry],
             "scores": dict(scores),
             "examples": prepared.sets.counts,
+            **({} if weights is None else {"lexical_weights": dict(zip(GROUPS, weights, strict=True))}),
         }
         record.finish(
             folder, _record(options, prepared, objective, hashes, figures), prepared.sets.validation
@@ -190,6 +199,7 @@ def build_trainer(
         frozen=prepared.index if frozen else None,
         base_queries=refresher.base_queries,
         negatives=index_negatives(options, prepared),
+        matches=prepared.word_matches if options.modes.lexical else None,
         processes=prepared.processes,
     )
     evaluator = open_evaluator(options, prepared, objective, refresher.current_index)
@@ -272,9 +282,12 @@ def _arguments(
 
 def _learning_rates(options: TrainOptions) -> dict[str, float]:
     """Learning rates of their own, by a regular expression of the parameters' names."""
-    if options.steps.train is not Train.HEAD:
-        return {}
-    return {rf"\b{PROJECTION}\.": options.modes.head_learning_rate}
+    modes, rates = options.modes, {}
+    if options.steps.train is Train.HEAD:
+        rates[rf"\b{PROJECTION}\."] = modes.head_learning_rate
+    if modes.lexical:
+        rates[rf"\b{PARAMETER}$"] = modes.lexical_learning_rate
+    return rates
 
 
 def _tensorboard(options: TrainOptions) -> TensorBoardCallback:
@@ -285,8 +298,17 @@ def _tensorboard(options: TrainOptions) -> TensorBoardCallback:
 
 
 def save_tuned(train: Train, prepared: Prepared, folder: Path) -> None:
-    """Save what plain ``SentenceTransformer(folder)`` loads; ``query`` keeps the base's passage encoder."""
+    """Save what plain ``SentenceTransformer(folder)`` loads; ``query`` keeps the base's passage encoder.
+
+    Of a hybrid retriever, the weights of its word matches come beside it.
+    """
+    weights = lexical_weights(prepared.model)
+    (folder / LEXICAL_NAME).unlink(missing_ok=True)
     tuned_encoder(train, prepared.model, prepared.base).save_pretrained(str(folder))
+    if weights is not None:
+        save_lexical(folder, weights)
+        named = ", ".join(f"{name} {weight:.3g}" for name, weight in zip(GROUPS, weights, strict=True))
+        logger.info("weights of matching words beside the vectors' similarity: %s", named)
 
 
 def _best_step(trainer: LSRTrainer) -> int | None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from replug_client.errors import OptionError
 from replug_client.retriever.encoder import encode_queries
+from replug_client.retriever.index import positions
 from replug_client.training.calibration import (
     Calibration,
     comparable,
@@ -127,10 +128,16 @@ def _matching_temperature(
     q_entropy = float(normalised_entropy(log_distribution(compared, gold, own), own).median())
     wanted = min(max(q_entropy, 0.05), 0.95)
     if options.target.denominator is Denominator.CANDIDATES:
-        similarity, mask, over = sample.similarity, sample.mask, "one query's candidates"
+        similarity, mask, over = (
+            _own_similarity(options, prepared, sample),
+            sample.mask,
+            "one query's candidates",
+        )
     else:
         similarity, mask = _batch_similarity(options, prepared, sample)
         over = f"a batch's passages ({int(mask.sum(-1).median()):,})"
+    if options.modes.lexical:
+        over += ", by vectors and words as if both counted the same,"
     chosen = temperature_for_entropy(similarity, wanted, mask)
     logger.info(
         "temperature_score = %.4g (auto): the similarities of %s differ by %.3g (median standard deviation), so P's "
@@ -139,6 +146,38 @@ def _matching_temperature(
         *(chosen.temperature, over, chosen.spread, chosen.entropy, q_entropy),
     )
     return chosen.temperature
+
+
+def _own_similarity(options: TrainOptions, prepared: Prepared, sample: ScoredSample) -> Tensor:
+    """``(n, K)`` float64 similarities under the base to a query's own candidates."""
+    if not options.modes.lexical:
+        return sample.similarity
+    mask = sample.mask.numpy()
+    rows = np.where(mask, sample.rows, prepared.indexed[0])
+    matches = prepared.matches()
+    queries = matches.queries([prepared.sets.train[number].query for number in sample.numbers])
+    matched = matches.of_own(queries, positions(prepared.indexed, rows.ravel()).reshape(rows.shape))
+    return torch.from_numpy(with_words(sample.similarity.numpy(), matched, mask))
+
+
+def with_words(
+    similarity: npt.NDArray[np.floating], matched: npt.NDArray[np.floating], mask: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float64]:
+    """Similarities as a hybrid retriever may have them after training: words differ as much as vectors do.
+
+    At its weights of 0 a gamma would be chosen for vectors alone, and P could only become sharper than Q as words come
+    to count.
+
+    Args:
+        similarity: ``(n, N)`` of the vectors.
+        matched: ``(n, N, 2)`` of the words.
+        mask: ``(n, N)`` where there is a passage.
+    """
+    total = matched.sum(axis=-1)
+    spread = total[mask].std()
+    weight = similarity[mask].std() / spread if spread > 0 else 0.0
+    sums: npt.NDArray[np.float64] = similarity + weight * total.astype(np.float64)
+    return sums
 
 
 def _batch_similarity(
@@ -151,19 +190,28 @@ def _batch_similarity(
     """
     negatives = index_negatives(options, prepared)
     size = options.steps.batch_size * options.steps.processes
-    parts = []
+    parts, words = [], []
     for start in range(0, len(sample.numbers), size):
         batch = slice(start, start + size)
         rows = sample.rows[batch]
         passages = rows[rows != NO_PASSAGE]
         if negatives is not None:
             passages = np.concatenate([passages, negatives.draw(sample.numbers[batch])])
-        parts.append(sample.vectors[batch] @ prepared.index.vectors(np.unique(passages)).T)
+        passages = np.unique(passages)
+        parts.append(sample.vectors[batch] @ prepared.index.vectors(passages).T)
+        if options.modes.lexical:
+            queries = [prepared.sets.train[number].query for number in sample.numbers[batch]]
+            words.append(prepared.word_matches(queries, passages))
     similarity = np.zeros((len(sample.numbers), max(part.shape[1] for part in parts)))
     mask = np.zeros(similarity.shape, dtype=bool)
     for number, part in enumerate(parts):
         place = np.s_[number * size : number * size + len(part), : part.shape[1]]
         similarity[place], mask[place] = part, True
+    if words:
+        matched = np.zeros((*mask.shape, words[0].shape[-1]))
+        for number, word in enumerate(words):
+            matched[number * size : number * size + len(word), : word.shape[1]] = word
+        similarity = with_words(similarity, matched, mask)
     return torch.from_numpy(similarity), torch.from_numpy(mask)
 
 

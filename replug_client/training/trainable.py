@@ -12,6 +12,7 @@ from replug_client.errors import OptionError
 from replug_client.retriever.asymmetric import combine, query_encoder_of
 from replug_client.retriever.encoder import load_encoder
 from replug_client.retriever.index import PassageIndex
+from replug_client.retriever.lexical_weights import add_lexical, without_lexical
 from replug_client.retriever.projection import (
     attach,
     before_projection,
@@ -56,18 +57,20 @@ def trainable_encoder(
         return with_projection(encoder, first_weights(index.vectors(rows), dimension))
     if modes.lora_rank:
         add_lora(encoder, modes.lora_rank, modes.lora_alpha)
+    if modes.lexical:
+        add_lexical(encoder)
     return encoder
 
 
 def tuned_encoder(train: Train, model: SentenceTransformer, base: SentenceTransformer) -> SentenceTransformer:
-    """What is saved: with the base's passage encoder wherever it did not move, and no trace of LoRA."""
+    """What is saved: with the base's passage encoder wherever it did not move, no LoRA, no weights of words."""
     set_dropout(model, 0.0)
     merge_lora(model)
     if train is Train.QUERY:
         return combine(model, base)
     if train is Train.HEAD and before_projection(model)[0] is not next(iter(base.children())):
         return attach(combine(without_projection(model), base), projection_of(model))
-    return model
+    return without_lexical(model)
 
 
 def last_layers(model: SentenceTransformer, count: int) -> list[nn.Module]:

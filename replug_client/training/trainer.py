@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
+from replug_client.retriever.lexical_weights import GROUPS, lexical_weights
 from replug_client.training.candidates import Rows
 from replug_client.training.collator import EXAMPLE_COLUMN, LSRDataCollator
 from replug_client.training.diagnostics import RunningMeans, batch_diagnostics, unique_share
@@ -186,6 +187,8 @@ class LSRTrainer(SentenceTransformerTrainer):
             logs |= self._means.flush(self._hooks.processes)
             if self._hooks.first_is_own:
                 logs["unique_first_passages"] = unique_share(self._hooks.stream.first_rows)
+            if (weights := lexical_weights(self.model)) is not None:
+                logs |= {f"lexical_{name}": weight for name, weight in zip(GROUPS, weights, strict=True)}
             logs["staleness_steps"] = float(self._staleness())
             if self._hooks.index_age is not None:
                 logs["index_age_steps"] = float(self._hooks.index_age(self.state.global_step))

@@ -19,7 +19,10 @@ from sentence_transformers.base.evaluation import BaseEvaluator
 from replug_client.corpus.records import Example
 from replug_client.corpus.store import PassageStore
 from replug_client.retriever.encoder import encode_queries
-from replug_client.retriever.index import PassageIndex, Vectors
+from replug_client.retriever.hybrid import HybridIndex
+from replug_client.retriever.index import PassageIndex, Vectors, positions
+from replug_client.retriever.lexical_weights import lexical_weights
+from replug_client.retriever.terms import TermMatches
 from replug_client.statistics import PairedDifference, bits_per_byte, paired_bootstrap
 from replug_client.supervisor.prompts import PromptBuilder
 from replug_client.supervisor.protocol import Supervisor
@@ -37,6 +40,8 @@ from replug_client.training.moves import (
 )
 from replug_client.training.objectives import aggregate, kl_divergence, log_distribution, target_scores
 from replug_client.training.options import BestMetric
+
+Weights = Sequence[float] | None
 
 PRIMARY_METRIC = "bits_per_byte"
 SELECTION = "selection"
@@ -152,6 +157,7 @@ class HeldOutLikelihood(BaseEvaluator):
         data: The validation set.
         index_of: Gives the index that a model is to be searched in: the frozen one, or one of its own.
         batch_size: Queries encoded at once.
+        matches: Gives the terms of the indexed passages, for a model that has weights for them.
     """
 
     def __init__(
@@ -159,6 +165,7 @@ class HeldOutLikelihood(BaseEvaluator):
         data: ValidationSet,
         index_of: Callable[[SentenceTransformer], PassageIndex],
         batch_size: int = 64,
+        matches: Callable[[], TermMatches] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.greater_is_better = False
@@ -169,6 +176,7 @@ class HeldOutLikelihood(BaseEvaluator):
         self.data = data
         self._index_of = index_of
         self._batch_size = batch_size
+        self._matches = matches
 
     def __call__(  # type: ignore[override]
         self, model: SentenceTransformer, output_path: str | None = None, epoch: float = -1, steps: int = -1
@@ -177,14 +185,13 @@ class HeldOutLikelihood(BaseEvaluator):
         began = time.perf_counter()
         index = self._index_of(model)
         with full_precision(model):
-            vectors = encode_queries(
-                model, [example.query for example in self.data.examples], batch_size=self._batch_size
-            )
-        found = index.search(vectors, self.data.lists.shape[1]).rows
+            vectors = encode_queries(model, self._queries, batch_size=self._batch_size)
+        weights = None if self._matches is None else lexical_weights(model)
+        found = self._search(index, vectors, weights)
         figures = (
             self._likelihood(found[:, :1])
             | self._against_the_lms_best(found)
-            | self._distributions(vectors, index)
+            | self._distributions(vectors, index, weights)
             | self._stability(found)
         )
         figures[SELECTION] = selection(figures, self.data.best_metric)
@@ -192,6 +199,12 @@ class HeldOutLikelihood(BaseEvaluator):
         self.history.append({"step": float(max(steps, 0)), **figures})
         self.seconds += time.perf_counter() - began
         return dict(figures)
+
+    def _search(self, index: PassageIndex, vectors: Vectors, weights: Weights) -> Rows:
+        k = self.data.lists.shape[1]
+        if self._matches is None:
+            return index.search(vectors, k).rows
+        return HybridIndex(index, self._matches).search(vectors, self._queries, k, weights).rows
 
     def _likelihood(self, rows: Rows) -> dict[str, float]:
         data = self.data
@@ -216,24 +229,31 @@ class HeldOutLikelihood(BaseEvaluator):
             **_with_interval("mrr_minus_base", gain),
         }
 
-    def _distributions(self, vectors: Vectors, index: PassageIndex) -> dict[str, float]:
+    def _distributions(self, vectors: Vectors, index: PassageIndex, weights: Weights) -> dict[str, float]:
         """Mean KL over the base's own candidates, and the score expected under P over the pool."""
         data, options = self.data, self.data.objective
-        log_p = self._log_p(vectors, index, data.base_rows)
+        log_p = self._log_p(vectors, index, data.base_rows, weights)
         values = torch.from_numpy(self._base_log_likelihoods)
         scores = target_scores(values, *self._lengths, options.score, options.objective)
         log_q = log_distribution(scores, options.temperature_gold)
         first, second = (log_p, log_q) if options.kl is Direction.P_Q else (log_q, log_p)
-        expected = (self._log_p(vectors, index, data.pool).exp() * self._advantages).sum(dim=-1)
+        expected = (self._log_p(vectors, index, data.pool, weights).exp() * self._advantages).sum(dim=-1)
         return {
             "kl": float(kl_divergence(first, second).mean()),
             "expected_score": float(expected.mean()),
         }
 
-    def _log_p(self, vectors: Vectors, index: PassageIndex, rows: Rows) -> torch.Tensor:
+    def _log_p(self, vectors: Vectors, index: PassageIndex, rows: Rows, weights: Weights) -> torch.Tensor:
         mask = rows != NO_PASSAGE
-        passages = index.vectors(np.where(mask, rows, self.data.base_rows[:, :1]))
-        similarity = torch.from_numpy(np.einsum("nd,nkd->nk", vectors, passages)).double()
+        there = np.where(mask, rows, self.data.base_rows[:, :1])
+        sums = np.einsum("nd,nkd->nk", vectors, index.vectors(there))
+        if weights is not None and self._matches is not None:
+            matches = self._matches()
+            places = positions(index.rows, there.ravel()).reshape(there.shape)
+            sums = sums + matches.of_own(matches.queries(self._queries), places) @ np.asarray(
+                weights, np.float32
+            )
+        similarity = torch.from_numpy(sums).double()
         return log_distribution(similarity, self.data.objective.temperature_score, torch.from_numpy(mask))
 
     def _stability(self, found: Rows) -> dict[str, float]:
@@ -257,6 +277,10 @@ class HeldOutLikelihood(BaseEvaluator):
             risen,
             fallen,
         )
+
+    @cached_property
+    def _queries(self) -> list[str]:
+        return [example.query for example in self.data.examples]
 
     @cached_property
     def _documents(self) -> list[str]:

@@ -71,7 +71,7 @@ def open_evaluator(
         base_lists=lists,
         best_metric=options.watch.best_metric,
     )
-    return HeldOutLikelihood(data, index_of)
+    return HeldOutLikelihood(data, index_of, matches=prepared.matches if options.modes.lexical else None)
 
 
 def watchers(

@@ -14,10 +14,11 @@ from playwright.sync_api import expect
 from replug_client.evaluation.appraisal import Appraiser
 from replug_client.evaluation.comparison_page import search_page
 from replug_client.evaluation.comparison_server import ComparisonServer, Searcher
-from replug_client.evaluation.retrieval import Opened, Retriever
+from replug_client.evaluation.retrieval import Opened
 from replug_client.evaluation.tuned_run import Query
 from replug_client.retriever.encoder import encode_passages
 from replug_client.retriever.index import ArrayIndex
+from replug_client.retriever.search import Retriever
 from replug_client.supervisor.prompts import PromptBuilder
 from replug_client.training.toy import toy
 from tests.browser.conftest import Open, Watched

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
 from replug_client.cli.app import main
+from replug_client.retriever.lexical_weights import read_lexical
 from replug_client.training import run
 from replug_client.training.prepare import Prepared
 from replug_client.training.validation import full_precision
@@ -192,6 +193,7 @@ def assert_same_weights(first: Path, second: Path) -> None:
         expected, found = load_file(first / path), load_file(second / path)
         assert expected.keys() == found.keys()
         assert all(torch.equal(value, found[name]) for name, value in expected.items()), path
+    assert read_lexical(first) == read_lexical(second)
 
 
 # Imports take longer than the run, so one process makes them and forks before torch has any thread.

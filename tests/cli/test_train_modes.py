@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from replug_client.cli.app import main
 from replug_client.retriever.encoder import EncoderOptions, encode_passages, load_encoder
+from replug_client.retriever.lexical_weights import read_lexical, save_lexical
 from replug_client.retriever.projection import project
 from replug_client.training import refresh
 from replug_client.training.callbacks import CompleteCheckpoints
@@ -109,6 +111,39 @@ def test_lora_is_saved_merged_and_goes_on(place: Path, monkeypatch: pytest.Monke
     assert_same_weights(place / "lora", place / "lora-cut")
 
 
+@pytest.mark.parametrize("train", ["query", "both"])
+def test_words_are_weighed_beside_an_encoder_that_stays_plain(
+    train: str,
+    place: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = f"lexical-{train}"
+    options = ["--train", train, "--lexical", "--lexical_learning_rate", "0.1", "--no_bf16", "--keep", "last"]
+    assert replug(*short(place, output, *options)) == 0
+    assert "weights of matching words" in capsys.readouterr().err
+    folder, record = place / output, read_run(place / output)
+    weights = read_lexical(folder)
+    assert weights is not None and any(abs(weight) > 0.01 for weight in weights)
+    assert tuple(record["figures"]["lexical_weights"].values()) == weights
+    assert record["figures"]["log"][-1]["lexical_terms"] != record["figures"]["log"][0]["lexical_terms"]
+    assert record["options"]["modes"]["lexical"] is True
+    plain, model = tuned(folder), load_encoder(EncoderOptions(str(folder), device="cpu"))
+    np.testing.assert_allclose(plain.encode_query(QUERIES), model.encode_query(QUERIES), atol=1e-6)
+    assert not any("lexical" in name for name, _ in plain.named_parameters())
+    # What the commands find is by vectors and words; a pair of words in one passage decides where weights are huge.
+    save_lexical(folder, (1000.0, 1000.0))
+    text = json.loads((place / "corpus.jsonl").read_text().splitlines()[17])
+    assert replug("compare", "--run", str(folder), "--query", text["text"], "--json", "--device", "cpu") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["queries"][0]["tuned"][0]["id"] == text["id"]
+    assert shown["queries"][0]["tuned"][0]["similarity"] > 100
+    # A second round begins from the encoder it was made of.
+    again = short(place, "second", *options)
+    again[again.index("--re_model_name_or_path") + 1] = str(folder)
+    assert replug(*again) == 2
+    assert "found lexical.json" in capsys.readouterr().err
+
+
 def test_a_seldom_refreshed_index_is_found_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     """Retrieval at each step, re-embedding after 1, 2 and 4 of them; what has aged is re-ranked."""
     options = ["--train", "both", "--no_bf16", "--refresh_every", "1", "--refresh_schedule", "doubling"]
@@ -185,6 +220,13 @@ def test_a_run_that_never_refreshes_is_warned_where_its_passages_move(train: str
         (["--train", "head", "--head_layers", "1", "--train_word_embeddings"], "found --train head"),
         (["--lora_rank", "2", "--train_word_embeddings"], "found --lora_rank 2, which leaves them"),
         (["--train", "both", "--over_retrieve", "9"], "--over_retrieve would change nothing"),
+        (
+            ["--train", "both", "--over_retrieve", "9", "--lexical"],
+            "found --lexical, which retrieves by words",
+        ),
+        (["--train", "head", "--lexical"], "--lexical goes with --train query or both"),
+        (["--lexical_learning_rate", "0.1"], "for the weights that --lexical adds"),
+        (["--lexical", "--lexical_learning_rate", "0"], "--lexical_learning_rate 0.0"),
     ],
 )
 def test_what_does_not_go_together_is_refused(

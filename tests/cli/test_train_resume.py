@@ -41,6 +41,7 @@ RUNS = {
         6,
         "--train head --head_learning_rate 0.02 --learning_rate 2e-5 --refresh_every 4 --max_steps 8 --stale_after 5",
     ),
+    "lexical": (3, "--lexical --lexical_learning_rate 0.05 --refresh_every 2 --lora_rank 2 --keep last"),
     "log": (3, "--max_steps 40 --eval_every 3"),
 }
 

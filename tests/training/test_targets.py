@@ -76,7 +76,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 def options(**target: Any) -> TrainOptions:
     steps = SimpleNamespace(batch_size=BATCH, processes=1, seed=0)
-    return cast(TrainOptions, SimpleNamespace(target=TargetOptions(**target), steps=steps))
+    modes = SimpleNamespace(lexical=False)
+    return cast(TrainOptions, SimpleNamespace(target=TargetOptions(**target), steps=steps, modes=modes))
 
 
 def top_scores(prepared: Prepared) -> tuple[np.ndarray, np.ndarray]:

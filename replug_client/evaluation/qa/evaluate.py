@@ -24,8 +24,8 @@ from replug_client.evaluation.retrieved import retrieve
 
 if TYPE_CHECKING:
     from replug_client.corpus.store import PassageStore
-    from replug_client.evaluation.retrieval import Retriever
     from replug_client.inference.answerer import Answer
+    from replug_client.retriever.search import Retriever
     from replug_client.supervisor.prompts import PromptBuilder
     from replug_client.supervisor.protocol import Supervisor
     from replug_client.supervisor.tokenizer import SupervisorTokenizer

@@ -17,9 +17,11 @@ from replug_client.evaluation.ranking.fusion import Fusion, fuse
 from replug_client.evaluation.ranking.measures import Ranked, ranked
 from replug_client.retriever.build import build_index
 from replug_client.retriever.embedding import EmbedOptions
-from replug_client.retriever.encoder import EncoderOptions, encode_queries, fingerprint, load_encoder
+from replug_client.retriever.encoder import EncoderOptions, fingerprint, load_encoder
+from replug_client.retriever.hybrid import LazyMatches
 from replug_client.retriever.index import PassageIndex
 from replug_client.retriever.lexical import LexicalIndex
+from replug_client.retriever.search import Retriever
 from replug_client.retriever.shards import Shard
 
 _LOG = logging.getLogger(__name__)
@@ -139,8 +141,8 @@ class Search:
                 shards=self.shards,
                 embed=self.embed,
             )
-        vectors = encode_queries(encoder.model, queries, description=f"queries, {name}")
-        result = indexes[key].search(vectors, k)
+        matches = LazyMatches(store.iter_texts)
+        result = Retriever(encoder.model, indexes[key], matches).search(queries, k, f"queries, {name}")
         return result.scores, result.rows
 
     def _fused(
