@@ -57,9 +57,9 @@ _OWN = {
     "temperature_score": "auto",
     "temperature_gold": "auto",
 }
-_BATCH: dict[
-    str, str
-] = {}  # the demo's own flags: P over the batch's and the index's passages, gamma 0.05, beta 0.02
+# The demo's flags without words: P over the batch's and the index's passages, gamma 0.05, beta 0.02.
+_BATCH = {"temperature_score": "0.05"}
+_AUTO = {"temperature_score": "auto", "temperature_gold": "auto"}
 TARGETS: dict[str, dict[str, str]] = {
     "lsr p-q": {"objective": "lsr", "kl": "p-q", **_OWN},
     # The learning rate of `replug train`; lines that name none have the demo's, 1e-4.
@@ -76,19 +76,11 @@ TARGETS: dict[str, dict[str, str]] = {
         "index_negatives": "3000",
     },
     "lsr q-p = pdist, batch": {"objective": "lsr", "kl": "q-p", **_BATCH},
-    "lsr q-p, batch, auto, rate 1e-4": {
-        "objective": "lsr",
-        "kl": "q-p",
-        "temperature_score": "auto",
-        "temperature_gold": "auto",
-    },
-    "lsr q-p, batch, auto, rate 2e-5": {
-        "objective": "lsr",
-        "kl": "q-p",
-        "temperature_score": "auto",
-        "temperature_gold": "auto",
-        "learning_rate": "2e-5",
-    },
+    "lsr q-p, batch, auto, rate 1e-4": {"objective": "lsr", "kl": "q-p", **_AUTO},
+    "lsr q-p, batch, auto, rate 2e-5": {"objective": "lsr", "kl": "q-p", **_AUTO, "learning_rate": "2e-5"},
+    # The demo's own flags: words beside vectors.
+    "lsr q-p, batch, words": {"objective": "lsr", "kl": "q-p", "lexical": ""},
+    "lsr q-p, batch, words, auto": {"objective": "lsr", "kl": "q-p", "lexical": "", **_AUTO},
     # Candidates of the retriever as it is after each hundred steps, instead of the base's.
     "lsr q-p = pdist, batch, refresh": {"objective": "lsr", "kl": "q-p", "refresh_every": "100", **_BATCH},
     "marginal, batch": {"objective": "marginal", **_BATCH},
@@ -138,7 +130,9 @@ class Cell:
             for flag, value in MODES[self.mode].items()
             if flag != "learning_rate" or flag not in target
         }
-        flags = train_flags(plan, base) | target | mode | {"seed": self.seed}
+        demo = train_flags(plan, base)
+        demo.pop("lexical")
+        flags = demo | target | mode | {"seed": self.seed}
         if flags["objective"] in _NO_DIRECTION:
             flags.pop("kl")
         if self.mode == "head":  # the projection has a rate of its own, and no encoder is trained
@@ -169,7 +163,13 @@ def main() -> None:
         if any(text in target for text in options.only.split("|"))
     ]
     # `head` trains no encoder here, and has its own rate: lines that differ in the encoder's would be one run twice.
-    cells = [cell for cell in cells if cell.mode != "head" or "learning_rate" not in TARGETS[cell.target]]
+    # Nor has it weights for words.
+    encoders = ("learning_rate", "lexical")
+    cells = [
+        cell
+        for cell in cells
+        if cell.mode != "head" or not any(flag in TARGETS[cell.target] for flag in encoders)
+    ]
     if unknown := sorted({cell.mode for cell in cells} - MODES.keys()):
         parser.error(f"--modes {','.join(unknown)}: expected some of {','.join(MODES)}")
     if not cells:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
-from typing import Any
+
+from tests.faults.forms import Form
 
 
 class Fault(StrEnum):
@@ -78,71 +79,38 @@ _PAGES: dict[Fault, _Page] = {
 }
 
 
-def spoil(fault: Fault, body: bytes, num_prompts: int, victims: Victims, random: Random) -> Reply | None:
+def spoil(
+    fault: Fault, body: bytes, form: Form, num_prompts: int, victims: Victims, random: Random
+) -> Reply | None:
     """Replace the server's answer.
 
     Args:
         fault: One that is not ``ON_THE_CONNECTION``.
-        body: The server's answer, in vLLM's ``prompt_logprobs`` form.
+        body: The server's answer.
+        form: Whose it is.
         num_prompts: How many prompts were asked.
         victims: Prompts of which one is hit, where a fault hits one prompt and not the whole answer.
         random: Chooses among them.
 
     Returns:
-        What goes back, or None where the answer has nothing that this fault could spoil (an error, say).
+        What goes back, or None where the answer has nothing that this fault could spoil (an error, say; or token ids
+        of a form without any).
     """
     everyone = tuple(range(num_prompts))
     if fault in _PAGES:
         return Reply(*_PAGES[fault], everyone)
     if fault is Fault.TRUNCATED:
         return Reply(200, body[: random.randrange(1, len(body))], everyone)
-    answer = _completion(body)
-    if answer is None:
-        return None
-    choices = {choice["index"]: choice for choice in answer["choices"]}
-    if fault is Fault.NULL:  # what a runner that never fills prompt log-probs says, of every prompt
-        for choice in choices.values():
-            choice["prompt_logprobs"] = [None]
-        return Reply(200, json.dumps(answer).encode(), everyone)
-    victim = random.choice(list(victims))
-    _IN_A_CHOICE[fault](choices[victim])
-    return Reply(200, json.dumps(answer).encode(), (victim,))
-
-
-def _completion(body: bytes) -> dict[str, Any] | None:
-    """The answer, where it holds prompt log-probs."""
     try:
         answer = json.loads(body)
     except ValueError:
         return None
-    choices = answer.get("choices") if isinstance(answer, dict) else None
-    if not choices or not all(isinstance(choice.get("prompt_logprobs"), list) for choice in choices):
+    parts = form.parts(answer)
+    hurt = form.hurts.get(fault.value)
+    if parts is None or hurt is None:
         return None
-    return dict(answer)
-
-
-def _nan(choice: dict[str, Any]) -> None:
-    for entry in choice["prompt_logprobs"][-1].values():
-        entry["logprob"] = float("nan")
-
-
-def _shorten(choice: dict[str, Any]) -> None:
-    del choice["prompt_logprobs"][-1]
-
-
-def _other_ids(choice: dict[str, Any]) -> None:
-    """Of the last token: it is scored, however short the continuation."""
-    last = choice["prompt_logprobs"][-1]
-    choice["prompt_logprobs"][-1] = {str(int(token) + 1): entry for token, entry in last.items()}
-
-
-def _abort(choice: dict[str, Any]) -> None:
-    choice["finish_reason"] = "abort"
-
-
-_IN_A_CHOICE: dict[Fault, Callable[[dict[str, Any]], None]] = {
-    Fault.NAN: _nan,
-    Fault.LENGTH: _shorten,
-    Fault.IDS: _other_ids,
-    Fault.ABORT: _abort,
-}
+    # A runner that never fills prompt log-probs says null of every prompt.
+    hit = everyone if fault is Fault.NULL else (random.choice(list(victims)),)
+    for place in hit:
+        hurt(parts[place])
+    return Reply(200, json.dumps(answer).encode(), hit)

@@ -23,9 +23,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tests.faults.faults import ON_THE_CONNECTION, Fault, spoil
-
-SCORING_PATH = "/v1/completions"
-Ids = tuple[int, ...]
+from tests.faults.forms import Ids, form_of
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER of zero seconds: closing sends RST
 _SKIPPED = {"connection", "transfer-encoding", "content-length", "keep-alive", "host"}
@@ -190,10 +188,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.path != SCORING_PATH:
+        payload = json.loads(body)
+        form = form_of(self.path, payload)
+        if form is None:
             self._pass_on(body)
             return
-        prompts = [tuple(ids) for ids in json.loads(body)["prompt"]]
+        prompts = form.prompts(payload)
         proxy = self.server.proxy
         fault, random = proxy.draw(body, prompts, used=self._served > 0)
         if fault is None:
@@ -204,7 +204,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             status, answer = self._fetch(body)
             marked = [i for i, ids in enumerate(prompts) if proxy.mark is None or proxy.mark in ids]
-            reply = spoil(fault, answer, len(prompts), marked, random) if status == 200 else None
+            reply = spoil(fault, answer, form, len(prompts), marked, random) if status == 200 else None
             if reply is None:
                 self._reply(status, answer)
                 return

@@ -11,6 +11,7 @@ import pytest
 from replug_client.errors import SupervisorError
 from replug_client.supervisor.protocol import Score
 from tests.faults.faults import TRANSIENT, Fault
+from tests.faults.forms import FORMS, VLLM
 from tests.faults.proxy import Counts, FaultProxy
 from tests.faults.setting import IN_FLIGHT, check_exact, check_explained, connect, quick
 from tests.supervisor.contract import random_prompts
@@ -21,9 +22,18 @@ RATE = 0.2
 SLOW = (Fault.TIME_OUT, Fault.TRICKLE)
 
 
+OTHERS = [form for form in FORMS if form is not VLLM]
+
+
 @pytest.fixture
-def server() -> Iterator[FakeServer]:
-    with running(FakeServer()) as fake:
+def formats() -> set[str]:
+    """What the server understands."""
+    return {"vllm", "openai-echo"}
+
+
+@pytest.fixture
+def server(formats: set[str]) -> Iterator[FakeServer]:
+    with running(FakeServer(formats)) as fake:
         yield fake
     assert fake.complaints == []
 
@@ -45,6 +55,37 @@ def test_scores_are_exact_and_no_prompt_is_asked_more_often_than_its_faults_expl
         check_exact(prompts, supervisor.score(prompts))
     assert proxy.counts.faults[fault] >= (1 if fault in SLOW else 3)
     check_explained(proxy.counts)
+
+
+@pytest.mark.parametrize(
+    ("formats", "fault"),
+    [
+        pytest.param({form.name}, fault, id=f"{form.name}: {fault}")
+        for form in OTHERS
+        for fault in TRANSIENT
+        if fault not in SLOW and (fault not in VLLM.hurts or fault in form.hurts)
+    ],
+)
+def test_the_same_in_every_other_format(formats: set[str], fault: Fault, proxy: FaultProxy) -> None:
+    prompts = random_prompts(120)
+    with connect(proxy.base_url) as supervisor:
+        assert {supervisor.format} == formats
+        proxy.counts = Counts()
+        proxy.inject(fault, rate=RATE)
+        check_exact(prompts, supervisor.score(prompts))
+    assert proxy.counts.faults[fault] >= 2
+    check_explained(proxy.counts)
+
+
+@pytest.mark.parametrize("formats", [{form.name} for form in OTHERS], ids=lambda names: next(iter(names)))
+def test_all_of_them_together_in_every_other_format(formats: set[str], server: FakeServer) -> None:
+    prompts = random_prompts(200, seed=7)
+    with FaultProxy(server.base_url, seed=7) as proxy, connect(proxy.base_url) as supervisor:
+        proxy.counts = Counts()
+        proxy.inject(*(fault for fault in TRANSIENT if fault not in SLOW), rate=RATE)
+        check_exact(prompts, supervisor.score(prompts))
+        assert len(proxy.counts.faults) >= 6
+        check_explained(proxy.counts)
 
 
 @pytest.mark.parametrize("seed", range(3))
