@@ -1,6 +1,8 @@
 """A server of fixed latency and parallelism, in a process of its own: answers as vLLM does, and computes nothing.
 
-python -m benchmarks._stand_in PORT SECONDS PARALLEL
+python -m benchmarks._stand_in PORT SECONDS PARALLEL [generate]
+
+With ``generate`` it also has ``/inference/v1/generate``, as vLLM on a GPU with --enable-scale-out has.
 
 It has PARALLEL places; a prompt keeps one for SECONDS, so that PARALLEL / SECONDS prompts a second is the most
 it can do. What does not get a place waits in a queue, as in vLLM.
@@ -9,6 +11,7 @@ it can do. What does not get a place waits in a queue, as in vLLM.
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import socket
 import subprocess
@@ -16,6 +19,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import zlib
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from heapq import heapify, heapreplace
@@ -63,8 +68,9 @@ class Places:
 class StandIn:
     """The routes of vLLM that a client asks for scores."""
 
-    def __init__(self, seconds: float, parallel: int) -> None:
+    def __init__(self, seconds: float, parallel: int, generate: bool = False) -> None:
         self._places = Places(seconds, parallel)
+        self._generate = generate
 
     async def answer(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
         """Status and body of one request."""
@@ -76,6 +82,10 @@ class StandIn:
             return 200, _METRICS.format(name=MODEL, running=running, waiting=waiting).encode()
         if path == "/health":
             return 200, b""
+        if path == "/inference/v1/generate" and self._generate:
+            ready = generated(body)
+            await asyncio.sleep(self._places.take(1))
+            return 200, ready
         if method != "POST" or path != "/v1/completions":
             return 404, b'{"error": {"message": "no such route", "type": "NotFoundError", "code": 404}}'
         payload = json.loads(body)
@@ -122,13 +132,29 @@ def completion(prompts: list[list[int]]) -> str:
     return f'{{"choices":[{",".join(choices)}],"usage":{usage}}}'
 
 
+def generated(body: bytes) -> bytes:
+    """The answer to ``prompt_logprob_token_ids``: float32 for the continuation alone; they depend on the ids."""
+    payload = json.loads(body)
+    rows = len(payload["sampling_params"]["prompt_logprob_token_ids"])
+    state = zlib.crc32(array("q", payload["token_ids"]).tobytes()) % _STATES
+    values = array("f", [-((state + row) % _STATES) / 512 for row in range(rows)])
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, 1), }}".encode("latin-1")
+    header += b" " * (-(len(header) + 11) % 64) + b"\n"
+    npy = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + values.tobytes()
+    usage = f'{{"prompt_tokens":{len(payload["token_ids"])},"completion_tokens":1}}'
+    choice = '{"index":0,"finish_reason":"length","token_ids":[7],"logprobs":null}'
+    encoded = base64.b64encode(npy).decode()
+    return f'{{"choices":[{choice}],"usage":{usage},"prompt_token_id_logprobs":"{encoded}"}}'.encode()
+
+
 @contextmanager
-def running(seconds: float, parallel: int) -> Iterator[str]:
+def running(seconds: float, parallel: int, *, generate: bool = False) -> Iterator[str]:
     """Start one in a process of its own; its base URL. It ends with the block."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     command = [sys.executable, "-m", "benchmarks._stand_in", str(port), str(seconds), str(parallel)]
+    command += ["generate"] if generate else []
     process = subprocess.Popen(command)
     try:
         _wait_until_ready(process, port)
@@ -151,10 +177,12 @@ def _wait_until_ready(process: subprocess.Popen[bytes], port: int) -> None:
     raise SystemExit(f"the stand-in server was not ready after {_START_SECONDS:.0f} s")
 
 
-async def _main(port: int, seconds: float, parallel: int) -> None:
-    server = await asyncio.start_server(StandIn(seconds, parallel).serve, "127.0.0.1", port, backlog=512)
+async def _main(port: int, seconds: float, parallel: int, generate: bool) -> None:
+    server = await asyncio.start_server(
+        StandIn(seconds, parallel, generate).serve, "127.0.0.1", port, backlog=512
+    )
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])))
+    asyncio.run(_main(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), sys.argv[4:] == ["generate"]))

@@ -1,14 +1,17 @@
 """Wall time of training beside scoring, over the longer of the two alone: 1 is a perfect overlap.
 
-python -m benchmarks.pipeline [--steps 30]
+python -m benchmarks.pipeline [--steps 30] [--formats vllm-generate,vllm]
 
 The sizes are those of the README's session: passages, queries and continuations of 128 tokens, batches of 4 examples;
-both encoders are trained. A stand-in server of fixed latency and parallelism scores, so that scoring costs hardly any
-local CPU. First
-everything is scored, without latency; with these scores kept, training alone is timed. Then the server is
-made half as slow, as slow and twice as slow as that, and three things are timed in turn: scoring alone and
+the query encoder is trained. A stand-in server of fixed latency and parallelism scores, so that scoring costs hardly
+any local CPU. First everything is scored, without latency; with these scores kept, training alone is timed. Then the
+server is made half as slow, as slow and twice as slow as that, and three things are timed in turn: scoring alone and
 both together, each with an empty cache, and training alone once more. Timed is from the start of the candidate
 stream to the last step; what comes before (loading, and choosing the temperatures) is no part of the pipeline.
+
+In two formats: vllm-generate, which `python -m server` switches on where there is a GPU (log-probs of the continuation
+alone, some 600 bytes a pair), and vllm, which is all that vLLM gives on a CPU (those of the whole prompt, some 20,000
+bytes a pair). With few cores, what the client reads comes out of the steps.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import tempfile
 import time
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +44,7 @@ from replug_client.training.run import build_trainer
 
 _FILES, _TOKENS, _BATCH = 16, 128, 4
 _PARALLEL = 64
+_FORMATS = ("vllm-generate", "vllm")
 _GOAL = 1.1  # wall time of both together, over the longer of the two alone
 _ROW = "{:>9}{:>15}{:>16}{:>10}{:>11}{:>7}"
 _SLOWNESS = (0.5, 1.0, 2.0)  # scoring alone, in units of training alone
@@ -60,33 +65,42 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--steps", type=int, default=30)
-    steps = parser.parse_args().steps
-    if steps < 1:
-        parser.error("--steps must be at least 1")
+    parser.add_argument("--formats", default="vllm-generate,vllm", help="with commas between them")
+    asked = parser.parse_args()
+    formats = asked.formats.split(",")
+    if asked.steps < 1 or not set(formats) <= set(_FORMATS):
+        parser.error(f"--steps must be at least 1, --formats some of {','.join(_FORMATS)}")
     configure_logging("error")
     with tempfile.TemporaryDirectory() as folder:
-        options = options_for(Path(folder), steps)
-        with _stand_in.running(0, _PARALLEL) as fast:
-            train(options, fast, "kept")
-            alone = train(options, fast, "kept")
-            pairs = sum(map(len, alone.batches))
-            print(f"{steps} steps of {_BATCH} examples, {pairs:,} pairs; seconds")
-            print(
-                _ROW.format("server's", "scoring alone", "training alone", "together", "(waiting)", "ratio")
-            )
-            ratios = []
-            for slowness in _SLOWNESS:
-                latency = slowness * alone.seconds * _PARALLEL / pairs
-                with _stand_in.running(latency, _PARALLEL) as base_url:
-                    scoring = score_alone(options, base_url, alone.batches)
-                    both = train(options, base_url, None)
-                training = train(options, fast, "kept").seconds
-                if both.batches != alone.batches:
-                    raise SystemExit("the run beside the server asked for other pairs than the run alone")
-                figures = (latency * pairs / _PARALLEL, scoring, training, both.seconds, both.waiting)
-                ratios.append(both.seconds / max(scoring, training))
-                print(_ROW.format(*(f"{figure:.1f}" for figure in figures), f"{ratios[-1]:.2f}"), flush=True)
-            print(f"largest ratio: {max(ratios):.2f} (goal: at most {_GOAL:g})")
+        options = options_for(Path(folder), asked.steps)
+        for name in formats:
+            measure(options, name, Path(folder))
+
+
+def measure(options: TrainOptions, name: str, folder: Path) -> None:
+    """One table, with the server in one format."""
+    options = replace(options, place=replace(options.place, output_dir=folder / name))
+    server = partial(_stand_in.running, parallel=_PARALLEL, generate=name == "vllm-generate")
+    kept = f"kept-{name}"
+    with server(0) as fast:
+        train(options, fast, kept)
+        alone = train(options, fast, kept)
+        pairs = sum(map(len, alone.batches))
+        print(f"\n{name}: {options.steps.max_steps} steps of {_BATCH} examples, {pairs:,} pairs; seconds")
+        print(_ROW.format("server's", "scoring alone", "training alone", "together", "(waiting)", "ratio"))
+        ratios = []
+        for slowness in _SLOWNESS:
+            latency = slowness * alone.seconds * _PARALLEL / pairs
+            with server(latency) as base_url:
+                scoring = score_alone(options, base_url, alone.batches)
+                both = train(options, base_url, None)
+            training = train(options, fast, kept).seconds
+            if both.batches != alone.batches:
+                raise SystemExit("the run beside the server asked for other pairs than the run alone")
+            figures = (latency * pairs / _PARALLEL, scoring, training, both.seconds, both.waiting)
+            ratios.append(both.seconds / max(scoring, training))
+            print(_ROW.format(*(f"{figure:.1f}" for figure in figures), f"{ratios[-1]:.2f}"), flush=True)
+        print(f"largest ratio: {max(ratios):.2f} (goal: at most {_GOAL:g})")
 
 
 def options_for(folder: Path, steps: int) -> TrainOptions:

@@ -152,6 +152,8 @@ _SHOWN = {
     "p_entropy": "entropy P",
     "q_entropy": "Q",
     "rank_correlation": "rank correlation",
+    "lexical_terms": "weight of terms",
+    "lexical_pairs": "of pairs",
     "unique_first_passages": "unique first",
     "learning_rate": "lr",
     "eval_bits_per_byte": "held-out bits per byte",

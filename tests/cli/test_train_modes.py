@@ -120,7 +120,9 @@ def test_words_are_weighed_beside_an_encoder_that_stays_plain(
     output = f"lexical-{train}"
     options = ["--train", train, "--lexical", "--lexical_learning_rate", "0.1", "--no_bf16", "--keep", "last"]
     assert replug(*short(place, output, *options)) == 0
-    assert "weights of matching words" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "weights of matching words" in said and "weight of terms" in said
+    assert "Weights of words" in (place / output / "report.html").read_text()
     folder, record = place / output, read_run(place / output)
     weights = read_lexical(folder)
     assert weights is not None and any(abs(weight) > 0.01 for weight in weights)

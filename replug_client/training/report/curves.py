@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from replug_client.pages.charts import Chart, Line
+from replug_client.retriever.lexical_weights import GROUPS
 
 History = Sequence[Mapping[str, float]]
 
@@ -76,6 +77,13 @@ def held_out(history: History) -> list[Chart]:
 
 def learning(history: History) -> list[Chart]:
     """What it learns from."""
+    words = [line(history, f"lexical_{name}", name) for name in GROUPS]
+    of_words = Chart(
+        "Weights of words",
+        "beside the vectors\u2019 similarity; 0 is the encoder alone",
+        words,
+        ("none", 0.0),
+    )
     return [
         Chart("Training loss", "mean over the steps of a log entry", [line(history, "loss", "loss")]),
         Chart(
@@ -96,6 +104,7 @@ def learning(history: History) -> list[Chart]:
             [line(history, "uniform_targets", "uniform"), line(history, "one_hot_targets", "one-hot")],
             limits=(0.0, 1.0),
         ),
+        *([of_words] if words[0].points else []),
     ]
 
 
