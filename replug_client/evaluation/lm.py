@@ -26,7 +26,8 @@ from replug_client.evaluation.likelihood import LikelihoodTable, evaluate_condit
 from replug_client.evaluation.lm_result import lm_tables
 from replug_client.evaluation.results import EvaluationResult
 from replug_client.evaluation.retrieved import open_needed, retrieve
-from replug_client.retriever.encoder import EncoderOptions, fingerprint
+from replug_client.retriever.encoder import EncoderOptions
+from replug_client.retriever.fingerprint import identity
 from replug_client.supervisor.cached import CachedSupervisor
 from replug_client.supervisor.open import SupervisorOptions, open_supervisor
 from replug_client.supervisor.prompts import PromptBuilder
@@ -159,7 +160,7 @@ def _retrieve(
     queries = [example.query for example in examples]
     found = retrieve(needed, queries, store, retrievers, seed=options.seed)
     encoders = {
-        f"{name} {side}": fingerprint(retriever.model, side).key
+        f"{name} {side}": identity(retriever.model, side)
         for name, retriever in retrievers.items()
         for side in ("query", "document")
     }

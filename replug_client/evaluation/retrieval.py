@@ -18,6 +18,7 @@ from replug_client.retriever.build import build_index, usable_shards
 from replug_client.retriever.encoder import EncoderOptions, fingerprint, load_encoder
 from replug_client.retriever.hybrid import LazyMatches
 from replug_client.retriever.index import SearchResult
+from replug_client.retriever.lexical_weights import lexical_weights
 from replug_client.retriever.search import Retriever
 from replug_client.retriever.shards import Shard
 
@@ -124,8 +125,7 @@ class Opened:
         base, tuned = open_retrievers(
             asked.base, asked.tuned, store, shards=asked.shards, cache_dir=cache_dir
         )
-        names = (shown_name(asked.base.model_name_or_path), shown_name(asked.tuned.model_name_or_path))
-        return cls(store, base, tuned, names)
+        return cls(store, base, tuned, (_called(asked.base, base), _called(asked.tuned, tuned)))
 
     def passages_of(self, compared: Sequence[QueryComparison]) -> dict[int, Passage]:
         """Every passage in one of the lists, by row."""
@@ -165,6 +165,11 @@ def run_comparison(
         held_out=asked.held_out,
         supervisor=None if appraiser is None else appraiser.name,
     )
+
+
+def _called(options: EncoderOptions, retriever: Retriever) -> str:
+    name = shown_name(options.model_name_or_path)
+    return name if lexical_weights(retriever.model) is None else f"{name}, by vectors and words"
 
 
 def shown_name(model_name_or_path: str) -> str:

@@ -16,6 +16,7 @@ from torch import nn
 
 from replug_client.errors import ArtefactError
 from replug_client.retriever.asymmetric import Route, modules_of
+from replug_client.retriever.lexical_weights import lexical_weights
 
 # Case, accents, code, digits, other scripts: a tokenizer that treats any of them otherwise gives other ids.
 _CANARY = "Straße ÉCOLE naïve 007 snake_case camelCase x=[1,2] \t\n def f(): ... 東京 Москва é 🙂"
@@ -101,6 +102,14 @@ def fingerprint(model: SentenceTransformer, route: Route) -> EncoderFingerprint:
         max_seq_length=None if limit is None else int(limit),
         normalized=isinstance(modules[-1], Normalize) and model.truncate_dim is None,
     )
+
+
+def identity(model: SentenceTransformer, route: Route) -> str:
+    """What decides what one side of a retriever finds, in short: the fingerprint's key, and the weights of words."""
+    key, weights = fingerprint(model, route).key, lexical_weights(model)
+    if route == "document" or weights is None:
+        return key
+    return " ".join([key, "words", *(f"{weight:.6g}" for weight in weights)])
 
 
 def _pooling(pooling: Pooling) -> str:

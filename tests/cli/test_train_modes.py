@@ -137,6 +137,7 @@ def test_words_are_weighed_beside_an_encoder_that_stays_plain(
     text = json.loads((place / "corpus.jsonl").read_text().splitlines()[17])
     assert replug("compare", "--run", str(folder), "--query", text["text"], "--json", "--device", "cpu") == 0
     shown = json.loads(capsys.readouterr().out)
+    assert shown["tuned"].endswith(", by vectors and words")
     assert shown["queries"][0]["tuned"][0]["id"] == text["id"]
     assert shown["queries"][0]["tuned"][0]["similarity"] > 100
     # A second round begins from the encoder it was made of.

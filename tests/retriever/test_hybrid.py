@@ -19,6 +19,7 @@ from replug_client.retriever.encoder import (
     fingerprint,
     load_encoder,
 )
+from replug_client.retriever.fingerprint import identity
 from replug_client.retriever.hybrid import HybridIndex, LazyMatches
 from replug_client.retriever.index import ArrayIndex, FaissIndex
 from replug_client.retriever.lexical_weights import (
@@ -98,6 +99,8 @@ def test_weights_lie_beside_an_encoder_that_stays_plain(folder: Path) -> None:
         np.testing.assert_allclose(encode_queries(mine, QUERIES), plain.encode_query(QUERIES), atol=1e-6)
         for route in ("query", "document"):
             assert fingerprint(mine, route) == fingerprint(alone, route)  # type: ignore[arg-type]
+    assert identity(model, "document") == identity(alone, "document") == fingerprint(alone, "document").key
+    assert identity(model, "query") == f"{identity(alone, 'query')} words 0.3 0.7"
     assert lexical_weights(query_encoder_of(combine(model, alone))) is None
     assert lexical_weights(without_lexical(model)) is None
     assert [type(part) for part in model] == [type(part) for part in alone]

@@ -24,7 +24,8 @@ from replug_client.evaluation.retrieval import spread
 from replug_client.evaluation.retrieved import open_needed
 from replug_client.inference.answerer import Answer, Answerer, AnswererOptions, Combination
 from replug_client.inference.generation import GenerationOptions
-from replug_client.retriever.encoder import EncoderOptions, fingerprint
+from replug_client.retriever.encoder import EncoderOptions
+from replug_client.retriever.fingerprint import identity
 from replug_client.supervisor.cached import CachedSupervisor
 from replug_client.supervisor.open import SupervisorOptions, open_supervisor
 from replug_client.supervisor.prompts import PromptBuilder
@@ -124,7 +125,7 @@ def run_qa(options: QaRunOptions) -> QaEvaluation:
             "corpus": store.sha256,
             "supervisor": supervisor.fingerprint,
             **{
-                f"{name} {side}": fingerprint(retriever.model, side).key
+                f"{name} {side}": identity(retriever.model, side)
                 for name, retriever in retrievers.items()
                 for side in ("query", "document")
             },

@@ -36,7 +36,8 @@ from replug_client.evaluation.results import EvaluationResult
 from replug_client.evaluation.tuned_run import TunedRun, read_queries
 from replug_client.retriever.build import usable_shards
 from replug_client.retriever.embedding import EmbedOptions
-from replug_client.retriever.encoder import ComputeDtype, EncoderOptions, fingerprint
+from replug_client.retriever.encoder import ComputeDtype, EncoderOptions
+from replug_client.retriever.fingerprint import identity
 
 _TOP_K = 100
 _JUDGED = "Judged@10"
@@ -263,10 +264,7 @@ def _as_json(options: RankingOptions, how: Comparing, top_k: int) -> dict[str, A
 def _inputs(options: RankingOptions, search: Search, figures: Sequence[Figures]) -> dict[str, str]:
     files = [path for path in (options.scores, options.queries, options.qrels) if path is not None]
     return {
-        **{
-            f"{name} encoder": fingerprint(encoder.model, "query").key
-            for name, encoder in search.encoders.items()
-        },
+        **{f"{name} encoder": identity(encoder.model, "query") for name, encoder in search.encoders.items()},
         **{f"passages of {name}": sha for one in figures for name, sha in one.corpora.items()},
         **{str(path): sha256_file(path) for path in files},
     }
