@@ -231,7 +231,8 @@ def _closing(plan: Plan, console: Console, seconds: float) -> None:
     folder = plan.folder
     console.rule(f"Done in {seconds / 60:.1f} minutes")
     places = {
-        "tuned retriever": f"{folder / 'retriever'}   (SentenceTransformer loads it)",
+        "tuned retriever": f"{folder / 'retriever'}   (SentenceTransformer loads its encoder)",
+        "weights of words": folder / "retriever" / "lexical.json",
         "what made it": folder / "retriever" / "run.json",
         "training curves": f"tensorboard --logdir {folder / 'retriever' / 'tensorboard'}",
         "the table as JSON": plan.results,
