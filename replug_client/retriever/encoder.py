@@ -15,13 +15,14 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize
 from sentence_transformers.sentence_transformer.modules import Pooling
+from sentence_transformers.util import load_file_path
 
 from replug_client.errors import ArtefactError, OptionError
 from replug_client.progress import progress
 from replug_client.retriever.asymmetric import Route, is_asymmetric, modules_of
 from replug_client.retriever.families import Family, family_of
 from replug_client.retriever.fingerprint import EncoderFingerprint, fingerprint
-from replug_client.retriever.lexical_weights import add_lexical, read_lexical
+from replug_client.retriever.lexical_weights import LEXICAL_NAME, add_lexical, read_lexical
 from replug_client.retriever.options import ComputeDtype, EncoderOptions
 
 __all__ = [
@@ -71,9 +72,22 @@ def load_encoder(options: EncoderOptions) -> SentenceTransformer:
     _set_modules(model, options, family, bare)
     if options.max_seq_length is not None:
         _set_max_seq_length(model, options.max_seq_length)
-    if folder.is_dir() and (weights := read_lexical(folder)) is not None:
+    beside = _lexical_file(options.model_name_or_path)
+    if beside is not None and (weights := read_lexical(beside.parent)) is not None:
         add_lexical(model, weights)
     return model.eval()
+
+
+def _lexical_file(model_name_or_path: str) -> Path | None:
+    """The weights of words in a folder, or beside a model of the hub; None where it has none."""
+    try:
+        found = load_file_path(model_name_or_path, LEXICAL_NAME)
+    except (OSError, ValueError) as error:
+        raise OptionError(
+            f"{model_name_or_path}: the hub does not say whether there is a {LEXICAL_NAME} beside the encoder "
+            f"({type(error).__name__}: {error}). Try again, or name a folder."
+        ) from error
+    return None if found is None else Path(found)
 
 
 def check_projection_size(model: SentenceTransformer, projection_size: int | None) -> None:

@@ -9,15 +9,16 @@ to be trusted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from replug_client.retriever.index import PassageIndex, SearchResult, check_search
+from replug_client.retriever.index import PassageIndex, SearchResult, blocks_of, check_search
 from replug_client.retriever.terms import TermMatches
 
-# Sums held at once while searching, 4 bytes each, some three times over.
+# Sums held at once while searching, 4 bytes each, some five times over.
 _SUMS_AT_ONCE = 1 << 24
 
 Floats = npt.NDArray[np.float32]
@@ -33,12 +34,14 @@ class LazyMatches:
     def __init__(self, texts: Callable[[], Iterable[str]]) -> None:
         self._texts = texts
         self._matches: TermMatches | None = None
+        self._lock = threading.Lock()
 
     def __call__(self) -> TermMatches:
-        """The terms."""
-        if self._matches is None:
-            self._matches = TermMatches(self._texts())
-        return self._matches
+        """The terms; several threads that ask at once read them once."""
+        with self._lock:
+            if self._matches is None:
+                self._matches = TermMatches(self._texts())
+            return self._matches
 
 
 class HybridIndex:
@@ -87,14 +90,11 @@ class HybridIndex:
         return SearchResult(scores, self.dense.rows[places])
 
     def _sums(self, vectors: Floats, matched: Floats) -> Floats:
-        for places in _blocks(len(self.dense)):
-            matched[:, places] += vectors @ self.dense.vectors(self.dense.rows[places]).T
+        start = 0
+        for block in blocks_of(self.dense):
+            matched[:, start : start + len(block)] += vectors @ block.T
+            start += len(block)
         return matched
-
-
-def _blocks(total: int) -> Iterator[slice]:
-    for start in range(0, total, 1 << 16):
-        yield slice(start, min(start + (1 << 16), total))
 
 
 def _best(sums: Floats, k: int) -> tuple[Floats, npt.NDArray[np.int64]]:

@@ -6,7 +6,7 @@ An index names a passage by its corpus row. It may hold a part of the corpus onl
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -137,6 +137,10 @@ class ArrayIndex:
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         return SearchResult(np.take_along_axis(scores, order, axis=1), self._rows[order])
 
+    def blocks(self) -> Iterator[Vectors]:
+        """All vectors in the order of ``rows``, ``(n_i, D)`` float32 at a time."""
+        yield self._vectors
+
     def vectors(self, rows: npt.NDArray[np.int64]) -> Vectors:
         """See :meth:`PassageIndex.vectors`."""
         rows = np.asarray(rows)
@@ -207,6 +211,12 @@ class FaissIndex:
             )
         return SearchResult(scores, self._rows[found])
 
+    def blocks(self) -> Iterator[Vectors]:
+        """All vectors in the order of ``rows``, ``(n_i, D)`` float32 at a time; of float32 no copies."""
+        for block in self._blocks:
+            for start in range(0, len(block), _ROWS_AN_ADD):
+                yield np.asarray(block[start : start + _ROWS_AN_ADD], dtype=np.float32)
+
     def vectors(self, rows: npt.NDArray[np.int64]) -> Vectors:
         """See :meth:`PassageIndex.vectors`."""
         rows = np.asarray(rows)
@@ -218,6 +228,15 @@ class FaissIndex:
             here = numbers == number
             vectors[here] = block[places[here] - (self._ends[number] - len(block))]
         return vectors.reshape(*rows.shape, self.dimension)
+
+
+def blocks_of(index: PassageIndex) -> Iterator[Vectors]:
+    """All vectors of an index in the order of its rows, ``(n_i, D)`` float32 at a time."""
+    if isinstance(index, ArrayIndex | FaissIndex):
+        yield from index.blocks()
+        return
+    for start in range(0, len(index), _ROWS_AN_ADD):
+        yield index.vectors(index.rows[start : start + _ROWS_AN_ADD])
 
 
 def _flat(blocks: Sequence[npt.NDArray[np.floating[Any]]]) -> Any:

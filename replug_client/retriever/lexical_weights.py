@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Module
@@ -25,6 +24,7 @@ LEXICAL_NAME = "lexical.json"
 PARAMETER = "lexical_weights"
 """The parameter's name, by which it gets a learning rate of its own; and the feature's in which it is handed on."""
 
+_TOO_LARGE = 1e30
 _MEND = "Take the folder as `replug train` wrote it, or take the file away to search by vectors alone."
 
 
@@ -73,7 +73,7 @@ def without_lexical(model: SentenceTransformer) -> SentenceTransformer:
     """The encoder alone: the same modules, changed in place."""
     for name, module in list(model.named_children()):
         if isinstance(module, LexicalWeights):
-            del model[list(dict(model.named_children())).index(name)]
+            del model._modules[name]  # not `del model[...]`, which would number the others anew
     return model
 
 
@@ -92,12 +92,8 @@ def read_lexical(folder: Path) -> tuple[float, ...] | None:
     if not path.exists():
         return None
     value = read_json(path, mend=_MEND).get("weights")
-    if (
-        not isinstance(value, dict)
-        or set(value) != set(GROUPS)
-        or not all(isinstance(value[name], int | float) and np.isfinite(value[name]) for name in GROUPS)
-    ):
-        raise ArtefactError(
-            f"{path}: expected weights, a number for each of {GROUPS}; found {value}. {_MEND}"
-        )
-    return tuple(float(value[name]) for name in GROUPS)
+    if isinstance(value, dict) and set(value) == set(GROUPS):
+        weights = [value[name] for name in GROUPS]
+        if all(type(weight) in (int, float) and abs(weight) < _TOO_LARGE for weight in weights):
+            return tuple(map(float, weights))
+    raise ArtefactError(f"{path}: expected weights, a number for each of {GROUPS}; found {value}. {_MEND}")

@@ -1,8 +1,8 @@
 """How well a passage matches a query word by word, as numbers that a weight can be learnt for.
 
 Two of them for each pair: over single terms, and over pairs of neighbouring terms. A term is a word, lower-cased; an
-identifier gives its parts (``getHTTPResponse`` gives ``get http response``). With T(q) the query's distinct terms that
-the corpus knows,
+identifier of several parts gives these (``getHTTPResponse`` gives ``get http response``). With T(q) the query's
+distinct terms that the corpus knows,
 
     match(q, d) = sum over t in T(q) of idf(t) * tf(t, d) / (tf(t, d) + k1 * (1 - b + b * |d| / mean |d|))
                   / sqrt(sum over t in T(q) of idf(t))
@@ -15,6 +15,7 @@ that a name stands in the passage, not how often.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -67,8 +68,8 @@ class TermMatches:
     """The terms of a corpus's passages, ready to be matched with queries.
 
     Args:
-        texts: n passages, at least one; read once. What is kept is some 8 bytes for each distinct term and pair of
-            each passage, and as much again once the whole corpus is searched.
+        texts: n passages, at least one; read once. What is kept is 8 bytes for each distinct term and pair of each
+            passage, and as much again once the whole corpus is searched; making it takes several times as much.
 
     Raises:
         CorpusError: no passages.
@@ -85,15 +86,24 @@ class TermMatches:
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._numbers: dict[str, int] = {}
-        passages = []
+        numbers = array("i")
+        lengths = []
         with progress("Reading the passages' terms", None, "passages") as advance:
             for text in texts:
-                numbers = [self._numbers.setdefault(term, len(self._numbers)) for term in terms(text)]
-                passages.append(np.array(numbers, dtype=np.int64))
+                before = len(numbers)
+                numbers.extend(self._numbers.setdefault(term, len(self._numbers)) for term in terms(text))
+                lengths.append(len(numbers) - before)
                 advance(1)
-        if not passages:
+        if not lengths:
             raise CorpusError("matching terms needs at least one passage, found none.")
-        self._groups = tuple(_Group.of([keys(passage) for passage in passages]) for keys in (_terms, _pairs))
+        flat, sizes = np.frombuffer(numbers, dtype=np.int32), np.array(lengths)
+        # A pair ends where its second term stands; the first term of a passage ends none.
+        ends = np.ones(len(flat), dtype=bool)
+        ends[(np.cumsum(sizes) - sizes)[sizes > 0]] = False
+        self._groups = (
+            _Group.of(flat, sizes),
+            _Group.of(_pairs(flat)[ends[1:]], np.maximum(sizes - 1, 0)),
+        )
 
     def __len__(self) -> int:
         return int(self._groups[0].weights.shape[0])
@@ -106,8 +116,8 @@ class TermMatches:
         ]
         return QueryTerms(
             tuple(
-                group.look_up([keys(query) for query in numbers])
-                for group, keys in zip(self._groups, (_terms, _pairs), strict=True)
+                group.look_up(keys)
+                for group, keys in zip(self._groups, (numbers, list(map(_pairs, numbers))), strict=True)
             )
         )
 
@@ -146,18 +156,20 @@ class _Group:
     weights: Matrix
 
     @classmethod
-    def of(cls, passages: Sequence[Keys]) -> _Group:
-        lengths = np.array([len(passage) for passage in passages])
-        # A key that no term has: an array of no columns is no matrix.
-        flat = np.concatenate([*passages, np.array([_UNKNOWN])])
-        keys, columns = np.unique(flat, return_inverse=True)
-        lines = np.repeat(np.arange(len(passages)), lengths)
+    def of(cls, flat: npt.NDArray[np.integer[Any]], lengths: Rows) -> _Group:
+        """From the keys of all passages, one after the other, and how many each has."""
+        # A key that no term has: a matrix without columns is none.
+        keys, columns = np.unique(np.append(flat, _UNKNOWN).astype(np.int64), return_inverse=True)
+        lines = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
         counts = sparse.coo_array(
             (np.ones(len(lines), np.float32), (lines, columns[:-1].astype(np.int32))),
-            shape=(len(passages), len(keys)),
+            shape=(len(lengths), len(keys)),
         ).tocsr()
+        del columns, lines
+        # Copies: what they were made of had room for every word, not for every distinct one.
+        counts.indices, counts.data = counts.indices.copy(), counts.data.copy()
         frequency = np.bincount(counts.indices, minlength=len(keys))
-        idf = np.log(1 + (len(passages) - frequency + 0.5) / (frequency + 0.5)).astype(np.float32)
+        idf = np.log(1 + (len(lengths) - frequency + 0.5) / (frequency + 0.5)).astype(np.float32)
         relative = lengths / max(lengths.mean(), 1)
         saturation = np.repeat(_K1 * (1 - _B + _B * relative), np.diff(counts.indptr)).astype(np.float32)
         counts.data = counts.data / (counts.data + saturation) * idf[counts.indices]
@@ -184,14 +196,11 @@ class _Group:
         return known
 
 
-def _terms(numbers: Keys) -> Keys:
-    return numbers
-
-
-def _pairs(numbers: Keys) -> Keys:
+def _pairs(numbers: npt.NDArray[np.integer[Any]]) -> Keys:
     """Keys of neighbouring terms; one that the corpus does not know makes no pair."""
-    first, second = numbers[:-1], numbers[1:]
-    return np.where((first < 0) | (second < 0), _UNKNOWN, (first << _SECOND) | second)
+    first, second = numbers[:-1].astype(np.int64), numbers[1:].astype(np.int64)
+    keys: Keys = np.where((first < 0) | (second < 0), _UNKNOWN, (first << _SECOND) | second)
+    return keys
 
 
 def _stacked(groups: Iterable[Floats]) -> Floats:

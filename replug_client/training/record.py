@@ -18,6 +18,7 @@ from replug_client.corpus.records import Example
 from replug_client.errors import ArtefactError, OptionError
 from replug_client.supervisor.canary import Identity, difference
 from replug_client.supervisor.protocol import Score
+from replug_client.training.modes import ModeOptions
 from replug_client.training.options import TrainOptions
 
 RUN_NAME = "run.json"
@@ -183,7 +184,10 @@ def finish(folder: Path, record: dict[str, Any], held_out: Sequence[Example]) ->
 
 
 def _check_same(earlier: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
-    differences = list(_differences(earlier, now, ""))
+    # An earlier version had fewer options: what it did is what their defaults do.
+    options = earlier.get("options", {})
+    modes = plain(ModeOptions()) | options.get("modes", {})
+    differences = list(_differences(earlier | {"options": options | {"modes": modes}}, now, ""))
     if differences:
         raise ArtefactError(
             f"--resume: the run in {folder} was asked for something else: {'; '.join(differences)}. "

@@ -19,6 +19,7 @@ from replug_client.errors import OptionError
 from replug_client.retriever.asymmetric import combine
 from replug_client.retriever.encoder import encode_passages, encode_queries
 from replug_client.retriever.index import ArrayIndex, PassageIndex
+from replug_client.retriever.lexical_weights import LEXICAL_NAME, lexical_weights
 from replug_client.supervisor.protocol import StreamingSupervisor
 from replug_client.supervisor.tokenizer import SupervisorTokenizer
 from replug_client.training.alarms import Freshness
@@ -213,6 +214,11 @@ def _check(model: SentenceTransformer, args: LSRTrainingArguments, loss: LSRLoss
     if loss.model is not model:
         raise OptionError(
             "the loss was made over another model than the one to train; make it with LSRLoss(model)"
+        )
+    if lexical_weights(model) is not None:
+        raise OptionError(
+            f"TrainerForLSR trains encoders alone; found one with {LEXICAL_NAME}, weights for words. Take the base "
+            "that it was made of, or run `replug train --lexical`."
         )
     options = loss.options
     if args.index_negatives and not (options.denominator is Denominator.BATCH or options.contrastive_weight):
