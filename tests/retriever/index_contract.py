@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from replug_client.errors import ArtefactError, OptionError
-from replug_client.retriever.index import PassageIndex
+from replug_client.retriever.index import PassageIndex, blocks_of
 
 
 def unit_vectors(count: int, dimension: int = 8, seed: int = 0) -> npt.NDArray[np.float32]:
@@ -50,6 +50,14 @@ class PassageIndexContract:
         np.testing.assert_allclose(result.scores, np.take_along_axis(exact, expected, axis=1), atol=1e-5)
         np.testing.assert_allclose(np.take_along_axis(exact, result.rows, axis=1), result.scores, atol=1e-5)
         assert all(len(set(line)) == len(line) for line in result.rows.tolist())
+
+    @pytest.mark.parametrize("rows", [None, [3, 4, 10, 11, 40]])
+    def test_blocks_are_all_vectors_in_order(self, tmp_path: Path, rows: list[int] | None) -> None:
+        vectors = unit_vectors(5)
+        index = self.make(tmp_path, vectors, None if rows is None else np.array(rows))
+        blocks = list(blocks_of(index))
+        assert all(block.dtype == np.float32 for block in blocks)
+        np.testing.assert_array_equal(np.concatenate(blocks), index.vectors(index.rows))
 
     def test_rows_are_those_of_the_corpus(self, tmp_path: Path) -> None:
         vectors, rows = unit_vectors(4), np.array([3, 10, 11, 40])

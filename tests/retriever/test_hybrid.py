@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from replug_client.errors import ArtefactError, OptionError
-from replug_client.retriever import hybrid
+from replug_client.retriever import encoder, hybrid
 from replug_client.retriever.asymmetric import combine, query_encoder_of
 from replug_client.retriever.encoder import (
     EncoderOptions,
@@ -28,6 +30,7 @@ from replug_client.retriever.lexical_weights import (
     save_lexical,
     without_lexical,
 )
+from replug_client.retriever.projection import has_projection, with_projection
 from replug_client.retriever.search import Retriever
 from replug_client.retriever.terms import TermMatches
 from tests.retriever.tiny import saved_encoder, sentences
@@ -119,7 +122,15 @@ def test_a_retriever_searches_as_its_model_was_trained(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [[], {}, {"weights": [1, 2]}, {"weights": {"terms": 1}}, {"weights": {"terms": 1, "pairs": "2"}}],
+    [
+        [],
+        {},
+        {"weights": [1, 2]},
+        {"weights": {"terms": 1}},
+        {"weights": {"terms": 1, "pairs": "2"}},
+        {"weights": {"terms": True, "pairs": 1}},
+        {"weights": {"terms": 10**400, "pairs": 1}},
+    ],
 )
 def test_damaged_weights_are_said(folder: Path, value: object) -> None:
     (folder / "lexical.json").write_text(json.dumps(value))
@@ -134,3 +145,49 @@ def test_a_checkpoint_keeps_them(folder: Path, tmp_path: Path) -> None:
     model.save_pretrained(str(tmp_path / "checkpoint"), create_model_card=False)
     again = SentenceTransformer(str(tmp_path / "checkpoint"), device="cpu", trust_remote_code=True)
     assert lexical_weights(again) == pytest.approx(WEIGHTS)
+
+
+def test_several_threads_read_the_corpus_once() -> None:
+    reads = []
+
+    def texts() -> list[str]:
+        reads.append(1)
+        time.sleep(0.05)
+        return ["a"]
+
+    matches = LazyMatches(texts)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: matches(), range(4)))
+    assert len(reads) == 1 and all(one is found[0] for one in found)
+
+
+def test_weights_beside_a_hub_model_are_found(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub is played: its model is a folder, and its files come one by one."""
+    cached = tmp_path / "cached"
+    cached.mkdir()
+    save_lexical(cached, WEIGHTS)
+    asked = []
+
+    def hub_file(name: str, file: str) -> str:
+        asked.append((name, file))
+        return str(cached / file)
+
+    monkeypatch.setattr(encoder, "_load", lambda _: SentenceTransformer(str(folder), device="cpu"))
+    monkeypatch.setattr(encoder, "load_file_path", hub_file)
+    assert lexical_weights(load_encoder(EncoderOptions("owner/name"))) == pytest.approx(WEIGHTS)
+    assert asked == [("owner/name", "lexical.json")]
+
+    def refused(*_: str) -> str:
+        raise OSError("429 Too Many Requests")
+
+    monkeypatch.setattr(encoder, "load_file_path", refused)
+    with pytest.raises(OptionError, match=r"owner/name: .*lexical\.json.*429"):
+        load_encoder(EncoderOptions("owner/name"))
+
+
+def test_a_projection_keeps_its_name_without_words(folder: Path) -> None:
+    model = with_projection(loaded(folder), np.eye(16))
+    add_lexical(model, WEIGHTS)
+    assert has_projection(without_lexical(model))

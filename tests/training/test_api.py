@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 
 from replug_client import training
 from replug_client.errors import CorpusError, OptionError
+from replug_client.retriever.lexical_weights import add_lexical
 from replug_client.training import (
     ArrayIndex,
     DataCollatorForLSR,
@@ -294,6 +295,13 @@ def test_an_index_of_other_passages_is_refused() -> None:
     index = ArrayIndex(model.encode_document(PASSAGES[:-1]))
     with pytest.raises(ValueError, match="the index holds 7 rows, 0 to 6; expected 0 to 7"):
         DataCollatorForLSR(model, PASSAGES, supervisor, tokenizer, index)
+
+
+def test_weights_of_words_are_refused(tmp_path: Path) -> None:
+    parts = made()
+    add_lexical(parts.model)
+    with pytest.raises(OptionError, match=r"found one with lexical\.json.*replug train --lexical"):
+        trainer_for(parts, tmp_path)
 
 
 def test_a_loss_over_another_model_is_refused(tmp_path: Path) -> None:

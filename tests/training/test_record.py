@@ -19,6 +19,7 @@ from replug_client.supervisor.client import ClientOptions
 from replug_client.supervisor.open import SupervisorOptions
 from replug_client.supervisor.protocol import Score
 from replug_client.training import record
+from replug_client.training.modes import ModeOptions
 from replug_client.training.options import DataOptions, PlaceOptions, StepOptions, TrainOptions
 
 HASHES = {"corpus": "abc", "documents.csv": "def"}
@@ -140,6 +141,19 @@ def test_a_resumed_run_must_be_asked_for_the_same_and_what_differs_is_named(tmp_
     assert "options.steps.seed was 0, now 7" in message
     assert "hashes.corpus was 'abc', now 'new'" in message
     assert "learning_rate" not in message and "documents.csv" not in message
+
+
+def test_options_that_an_earlier_version_did_not_have_were_as_their_defaults_are(tmp_path: Path) -> None:
+    begin(options_in(tmp_path))
+    path = tmp_path / "run" / "unfinished.json"
+    state = json.loads(path.read_text())
+    for name in ("lexical", "lexical_learning_rate"):
+        del state["options"]["modes"][name]
+    path.write_text(json.dumps(state))
+    resume = options_in(tmp_path, resume=True)
+    record.starting_point(resume, HASHES)
+    with pytest.raises(ArtefactError, match=r"modes\.lexical was False, now True"):
+        record.starting_point(replace(resume, modes=ModeOptions(lexical=True)), HASHES)
 
 
 def test_where_and_how_fast_may_change(tmp_path: Path) -> None:
