@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from replug_client.errors import OptionError
-from replug_client.retriever.hybrid import HybridIndex
 from replug_client.retriever.lexical import LexicalIndex
 
 if TYPE_CHECKING:
@@ -119,6 +118,8 @@ class CandidateMiner:
             return np.zeros((len(query_vectors), 0), dtype=np.int64)
         if weights is None or self._matches is None:
             return self.index.search(query_vectors, k).rows
+        from replug_client.retriever.hybrid import HybridIndex  # and faiss, which --help does without
+
         return HybridIndex(self.index, self._matches).search(query_vectors, queries, k, weights).rows
 
     def _bm25(self, queries: Sequence[str]) -> Rows:
