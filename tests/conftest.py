@@ -16,17 +16,30 @@ SERVER_FIXTURE = "vllm_server"
 BROWSER_FIXTURE = "browser"
 
 
+THE_SERVER, OWN_SERVERS = "the server", "servers of their own"
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever uses the real server is marked so, and runs in one process, so that it starts once.
+    """Which tests run in one process (``--dist loadgroup``), and in which order the groups are handed out.
 
-    What starts a vLLM of its own runs beside it in another, one after the other: two at a time is what memory bears.
+    Whatever uses the real server is marked so, and is one group, so that it starts once. What starts a vLLM of its own
+    is another, and runs beside it, one after the other: two at a time is what memory bears. The rest goes by file.
+    The longest come first, so that no process is left alone with one at the end.
     """
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    order = {}
     for item in items:
-        if BROWSER_FIXTURE in getattr(item, "fixturenames", ()):
+        names = getattr(item, "fixturenames", ())
+        if BROWSER_FIXTURE in names:
             item.add_marker(pytest.mark.browser)
-        if SERVER_FIXTURE in getattr(item, "fixturenames", ()):
+        if SERVER_FIXTURE in names:
             item.add_marker(pytest.mark.server)
-            item.add_marker(pytest.mark.xdist_group("the server"))
+            group, rank = THE_SERVER, 0
         elif item.get_closest_marker("server"):
-            item.add_marker(pytest.mark.xdist_group("servers of their own"))
+            group, rank = OWN_SERVERS, 1
+        else:
+            group, rank = str(item.path), 2 if item.path in slow else 3
+        item.add_marker(pytest.mark.xdist_group(group))
+        order[item] = rank
+    items.sort(key=order.__getitem__)

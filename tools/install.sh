@@ -12,8 +12,8 @@ cd "$(dirname "$0")/.."
 venv=${1:-.venv}
 extras=${2:-demo}
 cpu_index=https://download.pytorch.org/whl/cpu
-# shellcheck source=tools/alone.sh
-source tools/alone.sh
+# shellcheck source=tools/shared.sh
+source tools/shared.sh
 alone "$venv"
 
 supported() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' 2>/dev/null; }
@@ -60,8 +60,7 @@ fi
 constraints=$venv/.constraints.txt
 "$venv/bin/python" tools/constraints.py poetry.lock >"$constraints"
 # Twice quiet: warnings are about indexes that a pip configuration names; errors are shown.
-# --no-compile: only what is imported is compiled, at its first import; compiling everything takes half a minute.
-pip=("$venv/bin/python" -m pip --disable-pip-version-check install --quiet --quiet --no-compile --constraint "$constraints")
+pip=("$venv/bin/python" -m pip --disable-pip-version-check install --quiet --quiet "$(compile)" --constraint "$constraints")
 
 version_of='import sys; from importlib.metadata import version; print(version(sys.argv[1]).partition("+")[0])'
 if [ "$("$venv/bin/python" -c "$version_of" torch 2>/dev/null)" != "$(sed -n 's/^torch==//p' "$constraints")" ]; then

@@ -22,6 +22,8 @@ from tests.cli.test_train import (
     tuned,
 )
 
+pytestmark = pytest.mark.slow
+
 # What each process's part of the batch must not change: other queries' passages and random ones of the index in the
 # denominator, the order of the examples, clipping, accumulation, refresh, and terms over the batch's vectors; nor
 # layers that queries alone go through, low-rank updates, and passages in chunks.

@@ -19,6 +19,8 @@ from demo.stdlib_corpus import CorpusOptions
 from replug_client.evaluation.results import EvaluationResult
 from tests.end_to_end.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 HELD_OUT = 6
 CONDITIONS = {"none", "random", "base", "tuned", "bm25", "ceiling"}
 

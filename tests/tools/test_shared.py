@@ -1,20 +1,21 @@
-"""Two installations into one folder: the second waits for the first, and for what a killed one has left running."""
+"""What installations share: the second into a folder waits for the first, and bytecode is there for those who keep none."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-ALONE = Path(__file__).parents[2] / "tools" / "alone.sh"
+SHARED = Path(__file__).parents[2] / "tools" / "shared.sh"
 
-pytestmark = pytest.mark.skipif(shutil.which("flock") is None, reason="no flock on this system")
+needs_flock = pytest.mark.skipif(shutil.which("flock") is None, reason="no flock on this system")
 
 
 def installing(folder: Path, command: str) -> subprocess.Popen[str]:
-    script = f'set -eu; source "{ALONE}"; alone "{folder}"; {command}'
+    script = f'set -eu; source "{SHARED}"; alone "{folder}"; {command}'
     return subprocess.Popen(
         ["bash", "-c", script],
         stdin=subprocess.PIPE,
@@ -24,6 +25,7 @@ def installing(folder: Path, command: str) -> subprocess.Popen[str]:
     )
 
 
+@needs_flock
 def test_the_second_says_that_it_waits_and_goes_on_when_the_first_ends(tmp_path: Path) -> None:
     folder = tmp_path / "venv"
     with installing(folder, "echo first; read -r _") as first:
@@ -39,6 +41,7 @@ def test_the_second_says_that_it_waits_and_goes_on_when_the_first_ends(tmp_path:
             assert second.communicate()[0] == "second\n"
 
 
+@needs_flock
 def test_a_child_of_a_killed_one_keeps_the_folder(tmp_path: Path) -> None:
     folder = tmp_path / "venv"
     with installing(folder, "(read -r _; exit) <&0 & echo begun; wait") as killed:
@@ -54,9 +57,22 @@ def test_a_child_of_a_killed_one_keeps_the_folder(tmp_path: Path) -> None:
             assert second.communicate()[0] == "second\n"
 
 
+@needs_flock
 def test_folders_do_not_wait_for_each_other(tmp_path: Path) -> None:
     with installing(tmp_path / "one", "echo first; read -r _") as first:
         assert first.stdout is not None and first.stdout.readline() == "first\n"
         done = installing(tmp_path / "other", "echo second").communicate(timeout=60)
         assert done == ("second\n", "")
         first.communicate("\n")
+
+
+@pytest.mark.parametrize(("value", "option"), [("", "--no-compile"), ("1", "--compile")])
+def test_everything_is_compiled_where_python_keeps_no_bytecode(value: str, option: str) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f'source "{SHARED}"; compile'],
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": value},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == f"{option}\n"
