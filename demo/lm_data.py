@@ -106,9 +106,10 @@ def collect_files(
     for distribution in found:
         if not is_permissive(distribution):
             continue
+        package = distribution.metadata["Name"]  # each access reads and parses the whole file
         for file in distribution.files or ():
             if file.suffix == ".py" and ".." not in file.parts:
-                files[f"{distribution.metadata['Name']}/{file.as_posix()}"] = Path(str(file.locate()))
+                files[f"{package}/{file.as_posix()}"] = Path(str(file.locate()))
     seen: set[bytes] = set()
     for name in sorted(files, key=lambda name: hashlib.sha256(name.encode()).digest()):
         try:

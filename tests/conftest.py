@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         elif item.get_closest_marker("server"):
             group, rank = OWN_SERVERS, 1
         else:
-            group, rank = str(item.path), 2 if item.path in slow else 3
+            group, rank = item.nodeid.partition("::")[0], 2 if item.path in slow else 3
         item.add_marker(pytest.mark.xdist_group(group))
         order[item] = rank
     items.sort(key=order.__getitem__)

@@ -27,6 +27,7 @@ _ENVIRONMENT = {
     # Client, server and engine share two cores in tests; threads that spin while they wait take them away.
     "OMP_WAIT_POLICY": "PASSIVE",
     "KMP_BLOCKTIME": "0",
+    "OMP_NUM_THREADS": "1",
     "VLLM_CPU_KVCACHE_SPACE": "1",
 }
 # The tests' own: the threads of a test process, and keys that the tests do not send.

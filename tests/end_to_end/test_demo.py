@@ -5,8 +5,12 @@ from __future__ import annotations
 import io
 import json
 import math
+import runpy
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -132,6 +136,17 @@ def test_the_tuned_retriever_loads_and_says_what_made_it(demo: tuple[Plan, str])
     assert run["options"]["supervisor"]["kind"] == "local"
 
 
+def in_this_process(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+    """Run what ``python ...`` would run, without importing everything anew."""
+    program, *words = command[1:]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", words if program == "-m" else [program, *words])
+        run: Any = runpy.run_module if program == "-m" else runpy.run_path
+        with pytest.raises(SystemExit) as end:
+            run(words[0] if program == "-m" else program, run_name="__main__")
+    return subprocess.CompletedProcess(command, int(end.value.code or 0))
+
+
 def test_the_second_time_nothing_is_embedded_trained_or_scored(
     demo: tuple[Plan, str], results: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +154,7 @@ def test_the_second_time_nothing_is_embedded_trained_or_scored(
     before, scores = made(plan.folder), scores_kept(plan.folder)
     assert scores > 0
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(pipeline, "subprocess", SimpleNamespace(run=in_this_process))
     pipeline.run(plan, Console(file=io.StringIO()))
     assert json.loads(plan.results.read_text()) == results
     assert made(plan.folder) == before

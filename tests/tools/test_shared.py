@@ -1,4 +1,4 @@
-"""What installations share: the second into a folder waits for the first, and bytecode is there for those who keep none."""
+"""What installations share: the second into a folder waits for the first; bytecode for those who keep none."""
 
 from __future__ import annotations
 
