@@ -54,7 +54,7 @@ _MODES = {
     "query": ["--index_negatives", "500"],
     "both": ["--train", "both", "--index_negatives", "0", "--grad_cache_chunk", "32"],
 }
-_ROW = "{:<26}{:>8}{:>10}{:>8}{:>11}{:>9}{:>9}"
+_ROW = "{:<26}{:>8}{:>10}{:>8}{:>13}{:>9}{:>9}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,12 +53,21 @@ def add_lora(model: SentenceTransformer, rank: int, alpha: int | None = None) ->
 
 
 def merge_lora(model: SentenceTransformer) -> None:
-    """Fold the updates into the weights and take peft's layers out again; without any, nothing happens."""
+    """Fold the updates into the weights and take peft's layers out again; without any, nothing happens.
+
+    Updates of :func:`add_lora`, and those of sentence-transformers' own ``model.add_adapter(LoraConfig(...))``.
+    """
     for name, layer in list(model.named_modules()):
         if _is_updated(layer):
             layer.merge(safe_merge=True)
             parent, _, last = name.rpartition(".")
             setattr(model.get_submodule(parent), last, layer.get_base_layer())
+    part: Any
+    for part in model.modules():
+        if getattr(part, "_hf_peft_config_loaded", False):
+            # transformers would save the updates alone, as an adapter; and there are none any more.
+            part._hf_peft_config_loaded = False
+            del part.peft_config
 
 
 def has_lora(model: nn.Module) -> bool:

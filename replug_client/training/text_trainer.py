@@ -28,6 +28,7 @@ from replug_client.training.callbacks import LogWithAdvice
 from replug_client.training.candidates import Rows
 from replug_client.training.choices import Denominator
 from replug_client.training.collator import IndexNegatives, LSRDataCollator
+from replug_client.training.lora import has_lora, merge_lora
 from replug_client.training.loss import LSRLoss, ObjectiveOptions
 from replug_client.training.options import Train
 from replug_client.training.schedule import Schedule
@@ -152,9 +153,14 @@ class TrainerForLSR(LSRTrainer):
         return cast(TrainOutput, super().train(resume_from_checkpoint, *arguments, **keywords))
 
     def save_retriever(self, folder: str | Path) -> None:
-        """Save what plain ``SentenceTransformer(folder)`` loads; ``query`` keeps the base's passage encoder."""
-        model = combine(self._encoder, self._base) if self._frozen else self._encoder
-        model.save_pretrained(str(folder))
+        """Save what plain ``SentenceTransformer(folder)`` loads; ``query`` keeps the base's passage encoder.
+
+        LoRA's updates (``model.add_adapter(...)``) are folded into the weights that are saved; the model keeps them.
+        """
+        encoder, base = (
+            _merged(model) if has_lora(model) else model for model in (self._encoder, self._base)
+        )
+        (combine(encoder, base) if self._frozen else encoder).save_pretrained(str(folder))
 
     def _stream(
         self, args: LSRTrainingArguments, schedule: Schedule, supervisor: StreamingSupervisor
@@ -231,3 +237,9 @@ def _check(model: SentenceTransformer, args: LSRTrainingArguments, loss: LSRLoss
             f"contrastive_weight={options.contrastive_weight} with per_device_train_batch_size=1: other queries' "
             "passages are the negatives, and there are none; take a larger batch, or index_negatives"
         )
+
+
+def _merged(model: SentenceTransformer) -> SentenceTransformer:
+    copied = copy.deepcopy(model)
+    merge_lora(copied)
+    return copied

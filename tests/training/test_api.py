@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from peft import LoraConfig, TaskType
 from sentence_transformers import SentenceTransformer
 from transformers import TrainerCallback
 
@@ -31,7 +32,9 @@ from replug_client.training import (
     text_trainer,
 )
 from replug_client.training.candidates import CandidateOptions
+from replug_client.training.lora import has_lora
 from replug_client.training.toy import Toy, toy
+from tests.retriever.tiny import saved_encoder
 
 # The toy LM prefers the passage that holds the continuation; the queries share no word with any passage.
 PASSAGES = [f"word{number} other{number} more" for number in range(8)]
@@ -124,6 +127,28 @@ def test_what_query_saves_keeps_the_passage_encoder_of_the_index(tmp_path: Path)
     assert found(loaded, trainer.index) == WANTED
     queries = [pair["query"] for pair in PAIRS]
     assert not np.allclose(loaded.encode_query(queries), loaded.encode_document(queries), atol=1e-2)
+
+
+@pytest.mark.parametrize("mode", ["query", "both"])
+def test_what_an_adapter_has_learnt_is_saved_in_the_weights(mode: str, tmp_path: Path) -> None:
+    """LoRA as sentence-transformers' users add it; the model that was trained keeps its adapter."""
+    _, supervisor, tokenizer = made()
+    folder = saved_encoder(tmp_path / "encoder")
+    base, model = (SentenceTransformer(str(folder), device="cpu") for _ in range(2))
+    model.add_adapter(LoraConfig(task_type=TaskType.FEATURE_EXTRACTION, r=4, lora_dropout=0.0))
+    trainer = trainer_for(Toy(model, supervisor, tokenizer), tmp_path / "run", train=mode, max_steps=5)
+    trained = {name for name, value in model.named_parameters() if value.requires_grad}
+    assert trained and all("lora_" in name for name in trained)
+    trainer.train()
+    trainer.save_retriever(tmp_path / "tuned")
+    assert has_lora(model)
+    loaded = SentenceTransformer(str(tmp_path / "tuned"), device="cpu")
+    assert not has_lora(loaded)
+    queries = [pair["query"] for pair in PAIRS]
+    np.testing.assert_allclose(loaded.encode_query(queries), model.encode_query(queries), atol=1e-5)
+    assert np.abs(loaded.encode_query(queries) - base.encode_query(queries)).max() > 1e-2
+    passages = (base if mode == "query" else model).encode_document(PASSAGES)
+    np.testing.assert_allclose(loaded.encode_document(PASSAGES), passages, atol=1e-5)
 
 
 def test_held_out_rows_are_validated_over_the_whole_index(tmp_path: Path) -> None:
