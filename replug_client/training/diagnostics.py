@@ -112,7 +112,13 @@ class RunningMeans:
         return means
 
 
-def unique_share(rows: np.ndarray) -> float:
-    """Share of distinct passages among the first passages of many queries: near 0 means collapse."""
+def unique_share(rows: np.ndarray, passages: int | None = None) -> float:
+    """Share of distinct passages among the first passages of many queries: near 0 means collapse.
+
+    Args:
+        rows: Corpus rows of the first passages, of any shape.
+        passages: Size of the corpus, where known: of more queries than that, no more can be distinct.
+    """
     flat = rows.reshape(-1)
-    return float(len(np.unique(flat)) / max(1, len(flat)))
+    most = len(flat) if passages is None else min(len(flat), passages)
+    return float(len(np.unique(flat)) / max(1, most))

@@ -189,6 +189,7 @@ def build_trainer(
         index_age=refresher.index_age if steps.train is not Train.QUERY else None,
         close=refresher.close,
         first_is_own=options.candidates.n_docs > 0,
+        passages=len(prepared.store),
     )
     frozen = steps.train is not Train.BOTH
     collator = LSRDataCollator(

@@ -138,7 +138,9 @@ class TrainerForLSR(LSRTrainer):
         )
         if eval_dataset is not None:
             keywords["evaluator"] = self._evaluator(eval_dataset, supervisor, args.n_docs, loss)
-        hooks = StreamHooks(stream, self._mine, refresh, accumulation, first_is_own=args.n_docs > 0)
+        hooks = StreamHooks(
+            stream, self._mine, refresh, accumulation, first_is_own=args.n_docs > 0, passages=len(passages)
+        )
         super().__init__(model, args, loss, collator, schedule, hooks, **keywords)
         # transformers' own printer says the same as LogWithAdvice, as raw dictionaries.
         self.remove_callback(PrinterCallback)

@@ -48,6 +48,7 @@ class StreamHooks:
             passages are frozen.
         close: Called when the training ends, however it does.
         first_is_own: Whether an example's first candidate is the retriever's own first passage.
+        passages: Size of the corpus, for the share of passages that are found first; None where unknown.
     """
 
     stream: CandidateStream
@@ -60,6 +61,7 @@ class StreamHooks:
     index_age: Callable[[int], int] | None = None
     close: Callable[[], None] | None = None
     first_is_own: bool = True
+    passages: int | None = None
 
 
 class LSRTrainer(SentenceTransformerTrainer):
@@ -186,7 +188,9 @@ class LSRTrainer(SentenceTransformerTrainer):
         if "loss" in logs:
             logs |= self._means.flush(self._hooks.processes)
             if self._hooks.first_is_own:
-                logs["unique_first_passages"] = unique_share(self._hooks.stream.first_rows)
+                logs["unique_first_passages"] = unique_share(
+                    self._hooks.stream.first_rows, self._hooks.passages
+                )
             if (weights := lexical_weights(self.model)) is not None:
                 logs |= {f"lexical_{name}": weight for name, weight in zip(GROUPS, weights, strict=True)}
             logs["staleness_steps"] = float(self._staleness())

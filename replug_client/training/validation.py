@@ -149,8 +149,8 @@ class HeldOutLikelihood(BaseEvaluator):
       0 is choosing blindly. In the score's own unit.
     * ``kl``: the divergence of P and Q, on the base's own candidates.
     * ``changed``: share of queries whose first passage is another one than the base's; ``churn``: share of the
-      first ten that were not there at the last validation (absent at the first); ``unique``: share of distinct
-      first passages (near 0 means collapse).
+      first ten that were not there at the last validation (absent at the first); ``unique``: distinct first
+      passages, as a share of the queries or, where these are more, of the passages (near 0 means collapse).
     * ``selection``: what the best checkpoint has least of: the chosen figure, ties decided by ``kl``.
 
     Args:
@@ -192,7 +192,7 @@ class HeldOutLikelihood(BaseEvaluator):
             self._likelihood(found[:, :1])
             | self._against_the_lms_best(found)
             | self._distributions(vectors, index, weights)
-            | self._stability(found)
+            | self._stability(found, len(index))
         )
         figures[SELECTION] = selection(figures, self.data.best_metric)
         self._keep(found, max(steps, 0))
@@ -256,10 +256,10 @@ class HeldOutLikelihood(BaseEvaluator):
         similarity = torch.from_numpy(sums).double()
         return log_distribution(similarity, self.data.objective.temperature_score, torch.from_numpy(mask))
 
-    def _stability(self, found: Rows) -> dict[str, float]:
+    def _stability(self, found: Rows, passages: int) -> dict[str, float]:
         figures = {
             "changed": float((found[:, 0] != self.data.base_rows[:, 0]).mean()),
-            "unique": unique_share(found[:, :1]),
+            "unique": unique_share(found[:, :1], passages),
         }
         if self.state.first_rows:
             figures["churn"] = churn(np.array(self.state.first_rows), found[:, :RECALL_DEPTH])

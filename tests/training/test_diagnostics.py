@@ -187,3 +187,6 @@ def test_means_since_they_were_last_read() -> None:
 def test_unique_share() -> None:
     assert unique_share(np.array([[1, 2], [2, 3]])) == 0.75
     assert unique_share(np.zeros((0, 0))) == 0.0
+    many = np.arange(1000) % 10  # a hundred queries a passage: no collapse where there are only ten
+    assert unique_share(many, passages=10) == 1.0 and unique_share(many, passages=500) == 0.02
+    assert unique_share(many[:5], passages=10) == 1.0
