@@ -24,8 +24,10 @@ demo: $(VENV)/.replug-demo ## Train a retriever on real code in ten minutes, and
 experiment: $(VENV)/.replug-demo ## The same at full size (up to 90 minutes; goes on where it stopped)
 	$(BIN)/replug demo --full
 
-test: $(VENV)/.replug-dev ## All tests, the real vLLM server on the CPU included (makes .venv-vllm)
-	server/install_cpu.sh $(VLLM_VENV)
+test: ## All tests, the real vLLM server on the CPU included (makes .venv-vllm)
+	@server/install_cpu.sh $(VLLM_VENV) & beside=$$!; \
+	$(MAKE) --no-print-directory $(VENV)/.replug-dev; dev=$$?; \
+	wait $$beside && exit $$dev
 	REPLUG_REQUIRE_VLLM=1 $(PYTEST) $(PYTEST_ARGS)
 
 test-fast: $(VENV)/.replug-dev ## The tests that need no server

@@ -67,13 +67,24 @@ def made(folder: Path) -> dict[str, int]:
     return {name: (folder / name).stat().st_mtime_ns for name in files}
 
 
+def in_this_process(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+    """Run what ``python ...`` would run, without the ten seconds of importing everything anew."""
+    program, *words = command[1:]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", words if program == "-m" else [program, *words])
+        run: Any = runpy.run_module if program == "-m" else runpy.run_path
+        with pytest.raises(SystemExit) as end:
+            run(words[0] if program == "-m" else program, run_name="__main__")
+    return subprocess.CompletedProcess(command, int(end.value.code or 0))
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, str]:
     """A finished demo, and what its own console said."""
     plan = small_plan(tmp_path_factory.mktemp("demo"))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
-        patch.setenv("OMP_NUM_THREADS", "1")  # other tests run beside it
+        patch.setattr(pipeline, "subprocess", SimpleNamespace(run=in_this_process))
         said = io.StringIO()
         pipeline.run(plan, Console(file=said, width=120))
     return plan, said.getvalue()
@@ -134,17 +145,6 @@ def test_the_tuned_retriever_loads_and_says_what_made_it(demo: tuple[Plan, str])
     assert run["status"] == "complete"
     assert run["figures"]["steps"] == 3
     assert run["options"]["supervisor"]["kind"] == "local"
-
-
-def in_this_process(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
-    """Run what ``python ...`` would run, without importing everything anew."""
-    program, *words = command[1:]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", words if program == "-m" else [program, *words])
-        run: Any = runpy.run_module if program == "-m" else runpy.run_path
-        with pytest.raises(SystemExit) as end:
-            run(words[0] if program == "-m" else program, run_name="__main__")
-    return subprocess.CompletedProcess(command, int(end.value.code or 0))
 
 
 def test_the_second_time_nothing_is_embedded_trained_or_scored(
