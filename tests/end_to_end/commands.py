@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 
 from tests.end_to_end.conftest import ROOT
+from tests.forked import run_forked
 
 
 def replug(*arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """Run ``replug ARGUMENTS``; whatever its exit status."""
-    command = [sys.executable, "-c", "from replug_client.cli.app import main; main()"]
-    return subprocess.run(
-        [*command, *map(str, arguments)],
-        cwd=ROOT,
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+    words = ["-m", "replug_client", *map(str, arguments)]
+    return run_forked(words, cwd=ROOT, env=os.environ | {"HF_HUB_OFFLINE": "1"}, timeout=timeout)

@@ -16,6 +16,7 @@ from pathlib import Path
 from demo.pipeline import minilm
 from demo.stdlib_corpus import CorpusOptions, build
 from tests.end_to_end.conftest import DEMO_LM, ROOT
+from tests.forked import run_forked
 
 EMBED = """\
 python generate_passage_embeddings.py --model_name_or_path "sentence-transformers/all-MiniLM-L6-v2" \\
@@ -83,7 +84,12 @@ class Terminal:
     base_url: str
 
     def type(
-        self, command: str, *more: object, swap: Mapping[str, str] | None = None, **environment: str
+        self,
+        command: str,
+        *more: object,
+        swap: Mapping[str, str] | None = None,
+        anew: bool = False,
+        **environment: str,
     ) -> subprocess.CompletedProcess[str]:
         """Run ``command`` with more arguments behind it; whatever its exit status.
 
@@ -91,6 +97,7 @@ class Terminal:
             command: As in the README.
             more: Further arguments.
             swap: Words to put in place of others.
+            anew: By the interpreter itself, as it is typed; otherwise forked where all is imported already.
             environment: Variables to set.
         """
         typed = [(swap or {}).get(word, word) for word in words(command)]
@@ -100,10 +107,13 @@ class Terminal:
             "OPENAI_BASE_URL": self.base_url,
             "REPLUG_CACHE": str(self.folder / "cache"),
         }
+        typed, env = [*typed, *map(str, more)], os.environ | own | environment
+        if not anew:
+            return run_forked(typed[1:], cwd=self.folder, env=env, timeout=600)
         return subprocess.run(
-            [*typed, *map(str, more)],
+            typed,
             cwd=self.folder,
-            env=os.environ | own | environment,
+            env=env,
             capture_output=True,
             text=True,
             encoding="utf-8",

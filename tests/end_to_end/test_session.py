@@ -69,11 +69,11 @@ class Session:
 def session(vllm_server: VllmServer, tmp_path_factory: pytest.TempPathFactory) -> Session:
     terminal = Terminal(tmp_path_factory.mktemp("session"), vllm_server.base_url)
     write_files(terminal.folder)
-    embed = terminal.type(EMBED)
+    embed = terminal.type(EMBED, anew=True)
     requests, prompts = vllm_server.http_requests(), vllm_server.prompts_answered()
-    train = terminal.type(TRAIN)
+    train = terminal.type(TRAIN, anew=True)
     requests, prompts = vllm_server.http_requests() - requests, vllm_server.prompts_answered() - prompts
-    compare = terminal.type(COMPARE, COLUMNS="140")
+    compare = terminal.type(COMPARE, anew=True, COLUMNS="140")
     for command in (embed, train, compare):
         print(f"$ {' '.join(command.args)}\n{command.stdout}{command.stderr}")
     return Session(terminal, embed, train, compare, requests, prompts)
