@@ -1,6 +1,6 @@
 """Wall time of training beside scoring, over the longer of the two alone: 1 is a perfect overlap.
 
-python -m benchmarks.pipeline [--steps 30] [--formats vllm-generate,vllm]
+python -m benchmarks.pipeline [--steps 30] [--formats vllm-generate,vllm] [--threads N]
 
 The sizes are those of the README's session: passages, queries and continuations of 128 tokens, batches of 4 examples;
 the query encoder is trained. A stand-in server of fixed latency and parallelism scores, so that scoring costs hardly
@@ -11,7 +11,8 @@ stream to the last step; what comes before (loading, and choosing the temperatur
 
 In two formats: vllm-generate, which `python -m server` switches on where there is a GPU (log-probs of the continuation
 alone, some 600 bytes a pair), and vllm, which is all that vLLM gives on a CPU (those of the whole prompt, some 20,000
-bytes a pair). With few cores, what the client reads comes out of the steps.
+bytes a pair). With few cores, what the client reads comes out of the steps: of a step that works on all of them, each
+second on one holds up the others. --threads leaves some to the client and to the stand-in, as a GPU would.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from benchmarks import _stand_in
 from demo import stdlib_corpus
@@ -66,7 +68,12 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--formats", default="vllm-generate,vllm", help="with commas between them")
+    parser.add_argument("--threads", type=int, help="of a training step; default: torch's, one a core")
     asked = parser.parse_args()
+    if asked.threads is not None:
+        if asked.threads < 1:
+            parser.error("--threads must be at least 1")
+        torch.set_num_threads(asked.threads)
     formats = asked.formats.split(",")
     if asked.steps < 1 or not set(formats) <= set(_FORMATS):
         parser.error(f"--steps must be at least 1, --formats some of {','.join(_FORMATS)}")
