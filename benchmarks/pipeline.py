@@ -12,7 +12,8 @@ stream to the last step; what comes before (loading, and choosing the temperatur
 In two formats: vllm-generate, which `python -m server` switches on where there is a GPU (log-probs of the continuation
 alone, some 600 bytes a pair), and vllm, which is all that vLLM gives on a CPU (those of the whole prompt, some 20,000
 bytes a pair). With few cores, what the client reads comes out of the steps: of a step that works on all of them, each
-second on one holds up the others. --threads leaves some to the client and to the stand-in, as a GPU would.
+second on one holds up the others. --threads leaves some to the client and to the stand-in, as a GPU would. With more
+than 30 steps the corpus' examples come again, and share their scores: the server then has less to do than it says.
 """
 
 from __future__ import annotations
