@@ -13,7 +13,7 @@ export PYTHON VLLM_VENV
 # Without bytecode every process compiles some thousand files anew: 20 seconds each. It stays in this folder.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
-.PHONY: help demo experiment test test-fast lint format bench clean
+.PHONY: help demo experiment test vllm-venv test-fast lint format bench clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,10 +25,11 @@ experiment: $(VENV)/.replug-demo ## The same at full size (up to 90 minutes; goe
 	$(BIN)/replug demo --full
 
 test: ## All tests, the real vLLM server on the CPU included (makes .venv-vllm)
-	@server/install_cpu.sh $(VLLM_VENV) & beside=$$!; \
-	$(MAKE) --no-print-directory $(VENV)/.replug-dev; dev=$$?; \
-	wait $$beside && exit $$dev
+	@$(MAKE) --no-print-directory --jobs=2 $(VENV)/.replug-dev vllm-venv
 	REPLUG_REQUIRE_VLLM=1 $(PYTEST) $(PYTEST_ARGS)
+
+vllm-venv:
+	server/install_cpu.sh $(VLLM_VENV)
 
 test-fast: $(VENV)/.replug-dev ## The tests that need no server
 	$(PYTEST) -m "not server" $(PYTEST_ARGS)

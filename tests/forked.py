@@ -132,6 +132,8 @@ def _become(job: dict[str, Any]) -> NoReturn:
             status = 0
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else int(end.code is not None)
+            if isinstance(end.code, str):
+                print(end.code, file=sys.stderr)
         except BaseException:
             sys.excepthook(*sys.exc_info())
         sys.stdout.flush()

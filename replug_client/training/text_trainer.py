@@ -159,9 +159,7 @@ class TrainerForLSR(LSRTrainer):
 
         LoRA's updates (``model.add_adapter(...)``) are folded into the weights that are saved; the model keeps them.
         """
-        encoder, base = (
-            _merged(model) if has_lora(model) else model for model in (self._encoder, self._base)
-        )
+        encoder, base = _merged(self._encoder), _merged(self._base)
         (combine(encoder, base) if self._frozen else encoder).save_pretrained(str(folder))
 
     def _stream(
@@ -242,6 +240,8 @@ def _check(model: SentenceTransformer, args: LSRTrainingArguments, loss: LSRLoss
 
 
 def _merged(model: SentenceTransformer) -> SentenceTransformer:
+    if not has_lora(model):
+        return model
     copied = copy.deepcopy(model)
     merge_lora(copied)
     return copied
