@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks._load import request_bytes, run_load
 from replug_client.errors import SupervisorError
 from replug_client.supervisor.client import RemoteSupervisor
-from replug_client.supervisor.endpoint import make_client
+from replug_client.supervisor.endpoint import Endpoint
 from replug_client.supervisor.formats import FORMATS, WireFormat
 from replug_client.supervisor.formats.completions import parse_vllm_json
 from replug_client.supervisor.protocol import Prompt, Score
@@ -90,7 +90,7 @@ def _client_cpu(
 ) -> float | None:
     """CPU seconds of the client for 1,000 pairs; None where the server does not have the format."""
     try:
-        supervisor = RemoteSupervisor(make_client(base_url), model, formats=[wire_format])
+        supervisor = RemoteSupervisor(Endpoint.open(base_url), model, formats=[wire_format])
     except SupervisorError:
         return None
     with supervisor:

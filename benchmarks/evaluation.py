@@ -45,7 +45,7 @@ from replug_client.evaluation.retrieved import retrieve
 from replug_client.supervisor.cache import ScoreCache
 from replug_client.supervisor.cached import CachedSupervisor
 from replug_client.supervisor.client import RemoteSupervisor
-from replug_client.supervisor.endpoint import make_client
+from replug_client.supervisor.endpoint import Endpoint
 from replug_client.supervisor.prompts import PromptBuilder
 from replug_client.supervisor.protocol import Prompt, Score, Supervisor
 from replug_client.supervisor.tokenizer import FolderTokenizer
@@ -202,7 +202,7 @@ def _in_turns(
 def _evaluate(server: Server, work: Work, prompts: Sequence[Prompt]) -> tuple[Measured, list[Score]]:
     """Connecting and probing are not in the figure. The scores are taken out of the cache afterwards."""
     with tempfile.TemporaryDirectory() as folder:
-        remote = RemoteSupervisor(make_client(server.base_url), server.model)
+        remote = RemoteSupervisor(Endpoint.open(server.base_url), server.model)
         with closing(CachedSupervisor(remote, ScoreCache(Path(folder) / "scores.sqlite"))) as cached:
             began, cpu = time.perf_counter(), time.process_time()
             work.evaluate(cached)

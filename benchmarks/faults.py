@@ -25,7 +25,7 @@ from replug_client.errors import ReplugError
 from replug_client.progress import configure_logging
 from replug_client.supervisor.canary import CANARY
 from replug_client.supervisor.client import ClientOptions, RemoteSupervisor
-from replug_client.supervisor.endpoint import make_client
+from replug_client.supervisor.endpoint import Endpoint
 from replug_client.supervisor.protocol import Prompt, Score, StreamingSupervisor
 from tests.faults.faults import TRANSIENT
 from tests.faults.proxy import Counts, FaultProxy
@@ -106,7 +106,7 @@ def _server(base_url: str | None) -> Iterator[str]:
 
 def _open(base_url: str, model: str) -> RemoteSupervisor:
     options = ClientOptions(prompts_per_request=_PROMPTS_PER_REQUEST)
-    return RemoteSupervisor(make_client(base_url, timeout=_TIMEOUT), model, options)
+    return RemoteSupervisor(Endpoint.open(base_url, timeout=_TIMEOUT), model, options)
 
 
 def _prompts(count: int, longest: int) -> list[Prompt]:

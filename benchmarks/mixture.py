@@ -26,7 +26,7 @@ from benchmarks._server import running_server
 from demo.pipeline import LM
 from replug_client.inference import Answer, Answerer, AnswererOptions, GenerationOptions
 from replug_client.supervisor.client import RemoteSupervisor
-from replug_client.supervisor.endpoint import make_client
+from replug_client.supervisor.endpoint import Endpoint
 from replug_client.supervisor.tokenizer import FolderTokenizer, load_tokenizer
 
 _QUERY, _PASSAGE, _PASSAGES = 96, 128, 4
@@ -101,7 +101,7 @@ def counters(base_url: str) -> np.ndarray:
 def run(base_url: str, model: str, tokenizer: FolderTokenizer, count: int, max_tokens: int) -> str:
     """Measure, and give the table."""
     options = GenerationOptions(max_tokens=max_tokens)
-    with RemoteSupervisor(make_client(base_url), model) as supervisor:
+    with RemoteSupervisor(Endpoint.open(base_url), model) as supervisor:
 
         def answerer(look_ahead: int = 0) -> Answerer:
             how = AnswererOptions(look_ahead=look_ahead, posterior=False, retrieved_max_length=_PASSAGE)

@@ -39,7 +39,7 @@ from demo.pipeline import LM
 from replug_client.supervisor.cache import ScoreCache
 from replug_client.supervisor.cached import CachedSupervisor
 from replug_client.supervisor.client import ClientOptions, RemoteSupervisor
-from replug_client.supervisor.endpoint import api_key, make_client
+from replug_client.supervisor.endpoint import Endpoint, api_key
 from replug_client.supervisor.formats import FORMATS, WireFormat
 from replug_client.supervisor.local import LocalSupervisor
 from replug_client.supervisor.options import LocalOptions
@@ -137,7 +137,7 @@ def make_pairs(count: int) -> list[Prompt]:
 
 def look(base_url: str, model: str) -> Server:
     """Ask the server as the client does, and note the format that it chose."""
-    with RemoteSupervisor(make_client(base_url), model) as supervisor:
+    with RemoteSupervisor(Endpoint.open(base_url), model) as supervisor:
         (chosen,) = [f for f in FORMATS if f.name == supervisor.format]
         return Server(base_url, supervisor.name, chosen)
 
@@ -198,7 +198,7 @@ def _in_turns(
 def score_with_client(server: Server, prompts: Sequence[Prompt]) -> tuple[Measured, list[Score]]:
     """Everything on, cache empty; connecting and probing are not in the figure."""
     with tempfile.TemporaryDirectory() as folder:
-        supervisor = RemoteSupervisor(make_client(server.base_url), server.model)
+        supervisor = RemoteSupervisor(Endpoint.open(server.base_url), server.model)
         cached = CachedSupervisor(supervisor, ScoreCache(Path(folder) / "scores.sqlite"))
         try:
             return _timed(lambda: cached.score(prompts), len(prompts))

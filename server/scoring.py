@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from replug_client.errors import OptionError, ReplugError
 from replug_client.supervisor.client import RemoteSupervisor
-from replug_client.supervisor.endpoint import Endpoint, ServedModel, make_client
+from replug_client.supervisor.endpoint import Endpoint, ServedModel
 from replug_client.supervisor.formats import FORMATS
 from replug_client.supervisor.open import SupervisorOptions, open_supervisor
 from replug_client.supervisor.options import ClientOptions
@@ -83,7 +83,7 @@ def connect(
     try:
         # A check does not wait for a server that has gone; training does.
         options = ClientOptions(concurrency=concurrency, attempts=3, server_wait=0.0, **more)
-        supervisor = RemoteSupervisor(make_client(base_url, timeout=300.0), model, options, formats)
+        supervisor = RemoteSupervisor(Endpoint.open(base_url, timeout=300.0), model, options, formats)
     except (ReplugError, OptionError) as error:
         raise ServerError(str(error)) from error
     with supervisor:
@@ -98,7 +98,7 @@ def find_model(base_url: str, model: str) -> Served:
     """
 
     async def find() -> ServedModel:
-        endpoint = Endpoint(make_client(base_url, timeout=30.0))
+        endpoint = Endpoint.open(base_url, timeout=30.0)
         try:
             return await endpoint.served_model(model)
         finally:

@@ -19,6 +19,7 @@ from replug_client.supervisor.checks import check_lengths
 from replug_client.supervisor.completing import Completer
 from replug_client.supervisor.endpoint import Endpoint, root_of
 from replug_client.supervisor.formats import FORMATS, WireFormat
+from replug_client.supervisor.limiter import FIRST_LIMIT
 from replug_client.supervisor.options import ClientOptions
 from replug_client.supervisor.pool import Pool
 from replug_client.supervisor.prefixes import batches
@@ -35,8 +36,15 @@ __all__ = ["ClientOptions", "RemoteSupervisor"]
 
 _log = logging.getLogger(__name__)
 
+Server = str | openai.AsyncOpenAI | Endpoint
+"""A base URL, or a client that the caller has set up (with certificates or headers of its own, say).
+
+Through an ``openai`` client each request costs some milliseconds of CPU more than by its URL: ``Endpoint.open``.
+"""
+
 _T = TypeVar("_T")
 _UNKNOWN_LENGTH = 1 << 31
+_PROMPTS_USUALLY = 8  # in a request of the other formats
 
 
 class RemoteSupervisor:
@@ -52,20 +60,20 @@ class RemoteSupervisor:
 
     def __init__(
         self,
-        clients: openai.AsyncOpenAI | Sequence[openai.AsyncOpenAI],
+        servers: Server | Sequence[Server],
         model: str,
         options: ClientOptions | None = None,
         formats: Sequence[WireFormat] = FORMATS,
     ) -> None:
-        """Connect and probe. The clients belong to this object from now on, and are closed with it.
+        """Connect and probe. Clients that are given belong to this object from now on, and are closed with it.
 
         Raises:
-            OptionError: a server does not serve ``model``, or another one under its name.
+            OptionError: no URL, or a server does not serve ``model``, or another one under its name.
             SupervisorError: no answer, or no format that works.
         """
         self._options = options or ClientOptions()
-        clients = [clients] if isinstance(clients, openai.AsyncOpenAI) else list(clients)
-        self._endpoints = [Endpoint(client) for client in clients]
+        given = [servers] if isinstance(servers, Server) else servers
+        self._endpoints = [_endpoint(server) for server in given]
         self._closed = False
         self._pool: Pool | None = None
         self._loop = asyncio.new_event_loop()
@@ -186,7 +194,9 @@ class RemoteSupervisor:
                 names[endpoint] = late.name
             await check_unchanged(endpoint, names[endpoint], wire_format, canary)
 
-        self._pool = Pool(endpoints, check, options, absent)
+        # Where a request holds one prompt, eight of them would leave a GPU idle until the limit has grown.
+        first = FIRST_LIMIT * (_PROMPTS_USUALLY if wire_format.max_prompts == 1 else 1)
+        self._pool = Pool(endpoints, check, options, absent, first)
         self._asker = Asker(self._pool, names, wire_format, options)
         self._completer = Completer(self._pool, names, options)
         for endpoint in (endpoint for endpoint in served if endpoint not in absent):
@@ -213,6 +223,12 @@ class RemoteSupervisor:
         for chunk, part in zip(chunks, parts, strict=True):
             results.update(zip(chunk, part, strict=True))
         return _all_scores([results[position] for position in range(len(prompts))])
+
+
+def _endpoint(server: Server) -> Endpoint:
+    if isinstance(server, str):
+        return Endpoint.open(server)
+    return Endpoint(server) if isinstance(server, openai.AsyncOpenAI) else server
 
 
 def _all_scores(results: Sequence[Score | SupervisorError]) -> list[Score]:

@@ -6,12 +6,14 @@ import asyncio
 import ipaddress
 import json
 import os
+import urllib.request
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import httpx2
 import openai
 
@@ -21,16 +23,22 @@ from replug_client.errors import (
     SupervisorUnavailableError,
     UnreadableAnswerError,
 )
+from replug_client.supervisor.sender import CONNECT_SECONDS, KEEP_ALIVE_SECONDS, Sender
 
 DEFAULT_BASE_URL = "http://localhost:8000/v1"
 
+# The server has seen nothing of the request.
+_UNSEEN = (
+    httpx2.ConnectError,
+    httpx2.ConnectTimeout,
+    aiohttp.ClientConnectorError,
+    aiohttp.ConnectionTimeoutError,
+)
 _REFUSED_PROMPT = (400, 413, 422)
 TRANSIENT = (408, 425, 429)
 # What a proxy says while the server behind it is gone.
 _GATEWAY = (502, 504)
 _UNAVAILABLE = 503
-# vLLM closes idle connections after 5 s; ours go earlier, so that none is reset under a request.
-KEEP_ALIVE_SECONDS = 3.0
 
 
 class PromptRefusedError(SupervisorRequestError):
@@ -140,6 +148,12 @@ def is_loopback(base_url: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
+def is_proxied(base_url: str) -> bool:
+    """Whether the environment names a proxy that may lead to a server."""
+    proxies = urllib.request.getproxies()
+    return not is_loopback(base_url) and any(proxies.get(name) for name in ("http", "https", "all"))
+
+
 def make_client(base_url: str, *, timeout: float = 600.0) -> openai.AsyncOpenAI:
     """An ``openai`` client for a server; its own retries are off, ours are bounded and typed.
 
@@ -154,7 +168,7 @@ def make_client(base_url: str, *, timeout: float = 600.0) -> openai.AsyncOpenAI:
     limits = httpx2.Limits(
         max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEP_ALIVE_SECONDS
     )
-    seconds = httpx2.Timeout(timeout, connect=10.0)
+    seconds = httpx2.Timeout(timeout, connect=CONNECT_SECONDS)
     transport = openai.DefaultAsyncHttpxClient(
         limits=limits, timeout=seconds, trust_env=not is_loopback(base_url)
     )
@@ -164,13 +178,35 @@ def make_client(base_url: str, *, timeout: float = 600.0) -> openai.AsyncOpenAI:
 
 
 class Endpoint:
-    """Asks one server, through a client that the caller has set up. No retries here."""
+    """Asks one server. No retries here."""
 
-    def __init__(self, client: openai.AsyncOpenAI) -> None:
+    def __init__(self, client: openai.AsyncOpenAI, sender: Sender | None = None) -> None:
+        """Ask through a client that the caller has set up; :meth:`open` sets one up.
+
+        Args:
+            client: For everything, unless there is a ``sender``.
+            sender: What is posted goes through it, in a small part of the CPU time.
+        """
         self._client = client.with_options(max_retries=0)
+        self._sender = sender
         self.base_url = str(client.base_url).rstrip("/")
         self._root = self.base_url.removesuffix("/v1")
         self._timeout = _seconds(client.timeout)
+
+    @classmethod
+    def open(cls, base_url: str, *, timeout: float = 600.0) -> Endpoint:
+        """A server by its address, asked in the cheapest way; the key is :func:`api_key`.
+
+        Args:
+            base_url: With the ``/v1``.
+            timeout: Seconds for an answer; generous, since vLLM throws away the work of a dropped request.
+
+        Raises:
+            OptionError: it is no URL, or the key can be in no header.
+        """
+        client = make_client(base_url, timeout=timeout)
+        # openai's HTTP library knows all kinds of proxies; where one is in use, everything goes through it.
+        return cls(client, None if is_proxied(base_url) else Sender(_headers(client)))
 
     async def served_model(self, model: str) -> ServedModel:
         """Find ``model`` among what is served, by id, by root, or by being the same folder.
@@ -238,6 +274,8 @@ class Endpoint:
 
     async def close(self) -> None:
         """Close the connections."""
+        if self._sender is not None:
+            await self._sender.close()
         await self._client.close()
 
     async def stream(self, path: str, payload: dict[str, Any], on_event: Callable[[Any], None]) -> None:
@@ -266,6 +304,11 @@ class Endpoint:
 
     async def _ask(self, url: str, payload: dict[str, Any] | None, timeout: float | None = None) -> bytes:
         async with self._typed_errors(url, min(timeout or self._timeout, self._timeout)):
+            if payload is not None and self._sender is not None:
+                status, content = await self._sender.post(url, payload)
+                if status >= 400:
+                    raise _status_error(url, status, content)
+                return content
             if payload is None:
                 response = await self._client.get(url, cast_to=httpx2.Response)
             else:
@@ -279,19 +322,29 @@ class Endpoint:
             async with asyncio.timeout(seconds):
                 yield
         except openai.APIStatusError as error:
-            raise _status_error(url, error.response) from error
+            raise _status_error(url, error.response.status_code, error.response.content) from error
         except (openai.APITimeoutError, TimeoutError) as error:
-            if isinstance(error.__cause__, httpx2.ConnectTimeout):
+            if _is_unseen(error):
                 raise _lost(url, error) from error
             raise TimedOutError(
                 f"{url}: no answer in {seconds:g} s. Is the server overloaded? Lower --concurrency."
             ) from error
-        except (openai.APIConnectionError, httpx2.HTTPError) as error:
+        except (openai.APIConnectionError, httpx2.HTTPError, aiohttp.ClientError) as error:
             raise _lost(url, error) from error
         except openai.APIError as error:  # an error told within a stream
             raise SupervisorUnavailableError(f"{url}: {error.message}") from error
         except json.JSONDecodeError as error:
             raise UnreadableAnswerError(f"{url}: an event of a stream is no JSON ({error})") from error
+
+
+def _headers(client: openai.AsyncOpenAI) -> dict[str, str]:
+    """What the client would say of itself and of the caller, its statistics left out."""
+    said = {"Authorization": f"Bearer {client.api_key}"} | client.default_headers
+    return {
+        name: value
+        for name, value in said.items()
+        if isinstance(value, str) and not name.lower().startswith("x-stainless")
+    }
 
 
 def _seconds(timeout: float | httpx2.Timeout | None) -> float:
@@ -300,18 +353,23 @@ def _seconds(timeout: float | httpx2.Timeout | None) -> float:
     return float("inf") if value is None else float(value)
 
 
+def _is_unseen(error: Exception) -> bool:
+    """Openai's errors have its HTTP library's as their cause; aiohttp's are what they are."""
+    return isinstance(error, _UNSEEN) or isinstance(error.__cause__, _UNSEEN)
+
+
 def _lost(url: str, error: Exception) -> LostConnectionError:
     cause = error.__cause__ or error
-    unseen = isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout)
-    return (NoConnectionError if unseen else LostConnectionError)(
+    return (NoConnectionError if _is_unseen(error) else LostConnectionError)(
         f"{url}: no connection ({type(cause).__name__}: {cause}). Is the server running there?"
         " Start one with: python -m server --model NAME_OR_FOLDER"
     )
 
 
-def _status_error(url: str, response: httpx2.Response) -> SupervisorRequestError | SupervisorUnavailableError:
-    status = response.status_code
-    text = f"{url}: status {status}: {_reason(response)}"
+def _status_error(
+    url: str, status: int, content: bytes
+) -> SupervisorRequestError | SupervisorUnavailableError:
+    text = f"{url}: status {status}: {_reason(content)}"
     if status in _GATEWAY:
         return LostConnectionError(text)
     if status == _UNAVAILABLE:
@@ -329,13 +387,13 @@ def _status_error(url: str, response: httpx2.Response) -> SupervisorRequestError
     return SupervisorRequestError(text)
 
 
-def _reason(response: httpx2.Response) -> str:
+def _reason(content: bytes) -> str:
     """The server's own words: ``error.message``, a plain ``error``, or the body's beginning."""
     try:
-        error = json.loads(response.content)["error"]
+        error = json.loads(content)["error"]
         return str(error["message"] if isinstance(error, dict) else error)
     except (ValueError, KeyError, TypeError):
-        return repr(response.text[:200])
+        return repr(content[:800].decode("utf-8", "replace")[:200])
 
 
 def _same_folder(first: str, second: str) -> bool:

@@ -70,11 +70,13 @@ class Limiter:
     Attributes:
         fixed: Requests in flight, where the caller has decided; else the limit adapts.
         clock: Seconds, monotonic.
+        first: The limit to begin with; more where a request holds but one prompt.
         limit: Requests that may be in flight now; at least 1.
     """
 
     fixed: int | None = None
     clock: Callable[[], float] = time.monotonic
+    first: int = FIRST_LIMIT
     limit: int = field(init=False)
     _round: _Round = field(init=False)
     _rising: bool = field(init=False)
@@ -90,7 +92,7 @@ class Limiter:
 
     def restart(self) -> None:
         """Forget what was measured: the server, or what stands before it, is another one."""
-        self.limit = self.fixed or FIRST_LIMIT
+        self.limit = self.fixed or self.first
         self._round = _Round(self.clock(), self.limit)
         self._rising, self._margin, self._lowered = True, _MARGIN, self.clock()
         self._best, self._flat, self._settled = (0.0, self.limit), 0, []
@@ -143,8 +145,8 @@ class Limiter:
             self._settled += [self._best[0]] * (
                 _SETTLED_ROUNDS // 3
             )  # three times in a row are a trial's worth
-        elif _LONG_QUEUE * ours < waiting <= ours and self.limit > FIRST_LIMIT:
-            self.limit = max(FIRST_LIMIT, int(self.limit * 0.9))
+        elif _LONG_QUEUE * ours < waiting <= ours and self.limit > self.first:
+            self.limit = max(self.first, int(self.limit * 0.9))
             self._settle(self.limit)
 
     def _judge(self, rate: float, seconds: float) -> None:

@@ -12,7 +12,7 @@ from replug_client.errors import OptionError, SupervisorError
 from replug_client.supervisor.cache import ScoreCache
 from replug_client.supervisor.cached import CachedSupervisor
 from replug_client.supervisor.client import RemoteSupervisor
-from replug_client.supervisor.endpoint import base_urls, make_client
+from replug_client.supervisor.endpoint import Endpoint, base_urls
 from replug_client.supervisor.options import ClientOptions, LocalOptions
 from replug_client.supervisor.server_tokenizer import ServerTokenizer
 from replug_client.supervisor.tokenizer import SupervisorTokenizer, check_same_ids, load_tokenizer
@@ -74,8 +74,8 @@ def open_supervisor(options: SupervisorOptions) -> tuple[CachedSupervisor, Super
             supervisor = LocalSupervisor.load(options.model, options.local)
         else:
             urls = base_urls(options.base_url)
-            clients = [make_client(url, timeout=options.timeout) for url in urls]
-            supervisor = RemoteSupervisor(clients, options.model, options.client)
+            servers = [Endpoint.open(url, timeout=options.timeout) for url in urls]
+            supervisor = RemoteSupervisor(servers, options.model, options.client)
             try:
                 tokenizer = _tokenizer_of_server(options, urls, supervisor.name)
                 supervisor.check_text(tokenizer.encode(_TEXT), _TEXT)

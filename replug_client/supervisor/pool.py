@@ -28,7 +28,7 @@ from replug_client.supervisor.endpoint import (
     RefusedForNowError,
     TimedOutError,
 )
-from replug_client.supervisor.limiter import Limiter, waiting_prompts
+from replug_client.supervisor.limiter import FIRST_LIMIT, Limiter, waiting_prompts
 from replug_client.supervisor.options import ClientOptions
 from replug_client.supervisor.proof import Proof
 from replug_client.supervisor.protocol import Retract
@@ -86,10 +86,23 @@ class Pool:
         check: Check,
         options: ClientOptions,
         absent: Mapping[Endpoint, SupervisorError] | None = None,
+        first_limit: int = FIRST_LIMIT,
     ) -> None:
-        """``absent``: those that do not answer at the start, and why; they are taken in when they do."""
+        """Begin with all servers.
+
+        Args:
+            endpoints: The servers.
+            check: Holds one against the canary.
+            options: How they are asked.
+            absent: Those that do not answer at the start, and why; they are taken in when they do.
+            first_limit: Requests in flight at each, until it shows what it bears.
+        """
         self.replicas = [
-            Replica(e, Limiter(options.fixed_concurrency), Proof(partial(check, e), options.first_wait))
+            Replica(
+                e,
+                Limiter(options.fixed_concurrency, first=first_limit),
+                Proof(partial(check, e), options.first_wait),
+            )
             for e in endpoints
         ]
         self._options = options

@@ -25,6 +25,7 @@ from replug_client.training.candidates import Rows
 from replug_client.training.collator import EXAMPLE_COLUMN, LSRDataCollator
 from replug_client.training.diagnostics import RunningMeans, batch_diagnostics, unique_share
 from replug_client.training.distributed import ALONE, Processes
+from replug_client.training.heap import settled_heap
 from replug_client.training.lora import has_lora, load_updates, save_updates
 from replug_client.training.loss import LSRLoss
 from replug_client.training.schedule import Schedule, ScheduleSampler
@@ -143,7 +144,8 @@ class LSRTrainer(SentenceTransformerTrainer):
     def train(self, *arguments: Any, **keywords: Any) -> Any:
         """The parent's; what runs beside it ends with it."""
         try:
-            return super().train(*arguments, **keywords)
+            with settled_heap():
+                return super().train(*arguments, **keywords)
         finally:
             if self._hooks.close is not None:
                 self._hooks.close()

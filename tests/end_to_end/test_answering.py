@@ -11,7 +11,7 @@ import pytest
 from replug_client.inference.answerer import Answerer, AnswererOptions
 from replug_client.inference.generation import GenerationOptions
 from replug_client.supervisor.client import RemoteSupervisor
-from replug_client.supervisor.endpoint import make_client
+from replug_client.supervisor.endpoint import Endpoint
 from replug_client.supervisor.local import LocalSupervisor
 from replug_client.supervisor.options import LocalOptions
 from replug_client.supervisor.tokenizer import FolderTokenizer
@@ -28,7 +28,7 @@ def tokenizer() -> FolderTokenizer:
 
 @pytest.fixture(scope="module")
 def remote(vllm_server: VllmServer) -> Iterator[RemoteSupervisor]:
-    with RemoteSupervisor(make_client(vllm_server.base_url), vllm_server.model) as supervisor:
+    with RemoteSupervisor(Endpoint.open(vllm_server.base_url), vllm_server.model) as supervisor:
         yield supervisor
 
 

@@ -14,7 +14,7 @@ from replug_client.errors import SupervisorRequestError
 from replug_client.supervisor.cache import ScoreCache
 from replug_client.supervisor.cached import CachedSupervisor
 from replug_client.supervisor.client import ClientOptions, RemoteSupervisor
-from replug_client.supervisor.endpoint import make_client
+from replug_client.supervisor.endpoint import Endpoint
 from replug_client.supervisor.protocol import Prompt, Score
 from tests.end_to_end.conftest import VllmServer
 from tests.faults.faults import TRANSIENT, Fault
@@ -35,7 +35,7 @@ def proxy(vllm_server: VllmServer) -> Iterator[FaultProxy]:
 
 
 def connect(base_url: str, server: VllmServer, options: ClientOptions | None = None) -> RemoteSupervisor:
-    return RemoteSupervisor(make_client(base_url, timeout=TIMEOUT), server.model, options or quick())
+    return RemoteSupervisor(Endpoint.open(base_url, timeout=TIMEOUT), server.model, options or quick())
 
 
 def some_prompts(count: int, seed: int) -> list[Prompt]:

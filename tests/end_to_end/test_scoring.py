@@ -18,7 +18,7 @@ from replug_client.errors import OptionError, SupervisorRequestError
 from replug_client.supervisor.cache import ScoreCache
 from replug_client.supervisor.cached import CachedSupervisor
 from replug_client.supervisor.client import ClientOptions, RemoteSupervisor
-from replug_client.supervisor.endpoint import make_client
+from replug_client.supervisor.endpoint import Endpoint
 from replug_client.supervisor.formats import FORMATS
 from replug_client.supervisor.protocol import Prompt, Score
 from replug_client.supervisor.server_tokenizer import ServerTokenizer
@@ -227,7 +227,7 @@ CPU_FORMATS = [f for f in FORMATS if f.name in ("vllm", "openai-echo")]
 @pytest.fixture(params=[f.name for f in CPU_FORMATS], scope="module")
 def remote(request: pytest.FixtureRequest, vllm_server: VllmServer) -> Iterator[RemoteSupervisor]:
     formats = [f for f in FORMATS if f.name == request.param]
-    client = make_client(vllm_server.base_url)
+    client = Endpoint.open(vllm_server.base_url)
     with RemoteSupervisor(client, vllm_server.model, ClientOptions(concurrency=4), formats) as supervisor:
         assert supervisor.format == request.param
         yield supervisor
@@ -253,14 +253,14 @@ def test_a_refused_prompt_does_not_lose_its_neighbours(remote: RemoteSupervisor)
 def test_both_formats_have_one_fingerprint(vllm_server: VllmServer) -> None:
     fingerprints = set()
     for wire_format in CPU_FORMATS:
-        client = make_client(vllm_server.base_url)
+        client = Endpoint.open(vllm_server.base_url)
         with RemoteSupervisor(client, vllm_server.model, formats=[wire_format]) as supervisor:
             fingerprints.add(supervisor.fingerprint)
     assert len(fingerprints) == 1
 
 
 def test_the_folder_of_a_served_model_is_a_name_for_it(vllm_server: VllmServer) -> None:
-    with RemoteSupervisor(make_client(vllm_server.base_url), "demo/../demo/lm") as supervisor:
+    with RemoteSupervisor(Endpoint.open(vllm_server.base_url), "demo/../demo/lm") as supervisor:
         assert supervisor.name == vllm_server.model
 
 

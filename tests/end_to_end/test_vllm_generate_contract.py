@@ -19,7 +19,7 @@ import pytest
 
 from replug_client.errors import PromptTooLongError
 from replug_client.supervisor.client import RemoteSupervisor
-from replug_client.supervisor.endpoint import make_client
+from replug_client.supervisor.endpoint import Endpoint
 from replug_client.supervisor.formats.generate import GENERATE, build_generate, parse_generate
 from replug_client.supervisor.protocol import Prompt, Score
 from tests.end_to_end.conftest import DEMO_LM, MODEL, vllm_python
@@ -104,7 +104,7 @@ def test_the_client_chooses_it_and_reads_every_number_exactly(base_url: str) -> 
         Prompt(tuple(range(1, 256)), 1, "the longest, one token scored"),
         *(Prompt(tuple(range(5, 5 + n)), 16, f"{n} tokens, at a step's edge") for n in range(31, 36)),
     ]
-    with RemoteSupervisor(make_client(base_url), MODEL) as supervisor:
+    with RemoteSupervisor(Endpoint.open(base_url), MODEL) as supervisor:
         assert supervisor.format == GENERATE.name
         scores = supervisor.score(prompts)
     for prompt, score in zip(prompts, scores, strict=True):
@@ -152,7 +152,7 @@ def test_a_refused_prompt_is_named_and_its_neighbours_are_scored(base_url: str) 
     good = random_prompts(4)
     handed: dict[int, Score] = {}
     poisoned = Prompt((0, 5, 999_999, 7), 1, "pair X")
-    with RemoteSupervisor(make_client(base_url), MODEL) as supervisor:
+    with RemoteSupervisor(Endpoint.open(base_url), MODEL) as supervisor:
         future = supervisor.submit(
             [*good, poisoned], lambda at, scores: handed.update(zip(at, scores, strict=True))
         )

@@ -8,7 +8,7 @@ import numpy as np
 
 from replug_client.supervisor.canary import CANARY
 from replug_client.supervisor.client import ClientOptions, RemoteSupervisor
-from replug_client.supervisor.endpoint import make_client
+from replug_client.supervisor.endpoint import Endpoint
 from replug_client.supervisor.fake import hashed_log_probs
 from replug_client.supervisor.protocol import Prompt, Score
 from tests.faults.faults import ON_THE_CONNECTION, Fault
@@ -34,7 +34,7 @@ def quick(**changes: object) -> ClientOptions:
 
 def connect(base_url: str, options: ClientOptions | None = None) -> RemoteSupervisor:
     """A client of the server at ``base_url``."""
-    return RemoteSupervisor(make_client(base_url, timeout=TIMEOUT), MODEL, options or quick())
+    return RemoteSupervisor(Endpoint.open(base_url, timeout=TIMEOUT), MODEL, options or quick())
 
 
 def check_exact(prompts: Sequence[Prompt], scores: Sequence[Score]) -> None:

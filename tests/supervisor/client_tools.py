@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 
 from replug_client.supervisor.client import ClientOptions, RemoteSupervisor
-from replug_client.supervisor.endpoint import make_client
+from replug_client.supervisor.endpoint import Endpoint
 from replug_client.supervisor.fake import hashed_log_probs
 from replug_client.supervisor.protocol import Prompt, Score
 from tests.supervisor.fake_server import MODEL, Body, FakeServer, running
@@ -25,7 +25,7 @@ def start(stack: ExitStack, server: FakeServer) -> FakeServer:
 
 
 def connect(stack: ExitStack, server: FakeServer, options: ClientOptions = QUICK) -> RemoteSupervisor:
-    return stack.enter_context(RemoteSupervisor(make_client(server.base_url), MODEL, options))
+    return stack.enter_context(RemoteSupervisor(Endpoint.open(server.base_url), MODEL, options))
 
 
 def check(prompts: Sequence[Prompt], scores: Sequence[Score]) -> None:

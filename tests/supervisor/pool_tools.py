@@ -10,7 +10,7 @@ from typing import Any
 
 from replug_client.supervisor.canary import CANARY
 from replug_client.supervisor.client import ClientOptions, RemoteSupervisor
-from replug_client.supervisor.endpoint import make_client
+from replug_client.supervisor.endpoint import Endpoint
 from replug_client.supervisor.fake import hashed_log_probs
 from replug_client.supervisor.protocol import Prompt
 from tests.supervisor.fake_server import MODEL, Body, FakeServer, running
@@ -61,7 +61,7 @@ def started(server: Breakable) -> Iterator[Breakable]:
 
 
 def connect(stack: ExitStack, pool: Sequence[FakeServer], options: ClientOptions = QUICK) -> RemoteSupervisor:
-    clients = [make_client(server.base_url, timeout=20) for server in pool]
+    clients = [Endpoint.open(server.base_url, timeout=20) for server in pool]
     return stack.enter_context(RemoteSupervisor(clients, MODEL, options))
 
 

@@ -19,7 +19,7 @@ from replug_client.errors import (
 )
 from replug_client.supervisor.canary import CANARY
 from replug_client.supervisor.client import RemoteSupervisor
-from replug_client.supervisor.endpoint import make_client
+from replug_client.supervisor.endpoint import Endpoint
 from replug_client.supervisor.protocol import Prompt, Score
 from tests.supervisor.client_tools import QUICK, Reply, check, connect, start
 from tests.supervisor.contract import random_prompts
@@ -90,7 +90,7 @@ def test_what_stays_broken_ends_in_a_typed_error_with_pair_server_and_mend(
 
 def test_no_server_at_all_says_how_to_start_one() -> None:
     with pytest.raises(SupervisorUnavailableError, match=r"127.0.0.1:1/v1/models.*python -m server --model"):
-        RemoteSupervisor(make_client("http://127.0.0.1:1/v1"), MODEL, QUICK)
+        RemoteSupervisor(Endpoint.open("http://127.0.0.1:1/v1"), MODEL, QUICK)
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
@@ -167,7 +167,7 @@ def test_a_time_out_is_asked_for_again_in_halves(stack: ExitStack) -> None:
         return None
 
     server = start(stack, FakeServer(mischief=hang))
-    client = make_client(server.base_url, timeout=0.5)
+    client = Endpoint.open(server.base_url, timeout=0.5)
     supervisor = stack.enter_context(RemoteSupervisor(client, MODEL, QUICK))
     prompts = random_prompts(4)
     check(prompts, supervisor.score(prompts))

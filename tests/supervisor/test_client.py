@@ -21,11 +21,11 @@ from replug_client.errors import (
 )
 from replug_client.supervisor.client import ClientOptions, RemoteSupervisor
 from replug_client.supervisor.endpoint import (
+    Endpoint,
     ServedModel,
     base_urls,
     default_base_url,
     is_loopback,
-    make_client,
     root_of,
 )
 from replug_client.supervisor.fake import hashed_log_probs
@@ -76,13 +76,13 @@ def test_a_server_that_mixes_up_prompts_is_refused(stack: ExitStack) -> None:
 def test_an_unknown_model_is_refused_with_what_is_served(stack: ExitStack) -> None:
     server = start(stack, FakeServer())
     with pytest.raises(OptionError, match="does not serve 'other'; it serves 'fake-lm'"):
-        RemoteSupervisor(make_client(server.base_url), "other", QUICK)
+        RemoteSupervisor(Endpoint.open(server.base_url), "other", QUICK)
     assert server.requests == []
 
 
 def test_a_model_may_be_named_by_its_root(stack: ExitStack) -> None:
     server = start(stack, FakeServer())
-    supervisor = stack.enter_context(RemoteSupervisor(make_client(server.base_url), "/models/fake", QUICK))
+    supervisor = stack.enter_context(RemoteSupervisor(Endpoint.open(server.base_url), "/models/fake", QUICK))
     assert supervisor.name == MODEL
 
 
@@ -175,7 +175,7 @@ def test_the_base_url_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("OPENAI_BASE_URL", "http://gpu:9000/v1")
     assert default_base_url() == "http://gpu:9000/v1"
     with pytest.raises(OptionError, match="http://"):
-        make_client("gpu:9000/v1")
+        Endpoint.open("gpu:9000/v1")
 
 
 def test_several_base_urls_are_told_apart_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +199,7 @@ def test_several_base_urls_are_told_apart_by_commas(monkeypatch: pytest.MonkeyPa
 )
 def test_what_is_no_url_is_refused_before_anything_is_asked(url: str, found: str) -> None:
     with pytest.raises(OptionError, match=f"--base_url .*{found}.*expected one such as http"):
-        make_client(url)
+        Endpoint.open(url)
 
 
 @pytest.mark.parametrize("key", ["sekret-123\n", "sekret ", "sekr\u00e9t"])
@@ -208,14 +208,14 @@ def test_a_key_that_no_header_can_carry_is_refused_and_not_said(
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", key)
     with pytest.raises(OptionError, match="OPENAI_API_KEY has") as caught:
-        make_client("http://127.0.0.1:1/v1")
+        Endpoint.open("http://127.0.0.1:1/v1")
     assert "sekr" not in str(caught.value)
 
 
 def test_a_base_url_that_is_no_such_server_says_so(stack: ExitStack) -> None:
     server = start(stack, FakeServer())
     with pytest.raises(SupervisorRequestError, match="404"):
-        RemoteSupervisor(make_client(server.base_url.removesuffix("/v1")), MODEL, QUICK)
+        RemoteSupervisor(Endpoint.open(server.base_url.removesuffix("/v1")), MODEL, QUICK)
 
 
 def test_closing_ends_what_is_under_way(stack: ExitStack) -> None:

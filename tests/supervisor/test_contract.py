@@ -11,8 +11,8 @@ import pytest
 from replug_client.errors import SupervisorError
 from replug_client.supervisor.cache import ScoreCache
 from replug_client.supervisor.cached import CachedSupervisor
-from replug_client.supervisor.client import ClientOptions, RemoteSupervisor
-from replug_client.supervisor.endpoint import make_client
+from replug_client.supervisor.client import ClientOptions, RemoteSupervisor, Server
+from replug_client.supervisor.endpoint import Endpoint, make_client
 from replug_client.supervisor.fake import FakeSupervisor, hashed_log_probs
 from replug_client.supervisor.formats import FORMATS
 from replug_client.supervisor.local import LocalSupervisor
@@ -22,6 +22,7 @@ from tests.supervisor.contract import Subject, SupervisorContract
 from tests.supervisor.fake_server import MODEL, FakeServer, running
 from tests.supervisor.reference import DEMO_LM, reference_log_probs
 
+_OWN = ("vllm", "vllm-generate")
 _EXACT = 1e-5  # nats per token: float32, whatever the batch
 
 
@@ -29,11 +30,11 @@ def fake(_: ExitStack) -> Subject:
     return Subject(FakeSupervisor(max_prompt_tokens=256), hashed_log_probs)
 
 
-def remote(stack: ExitStack, format_name: str) -> Subject:
+def remote(stack: ExitStack, format_name: str, client: Callable[[str], Server] = Endpoint.open) -> Subject:
     server = stack.enter_context(running(FakeServer(formats={format_name})))
     stack.callback(lambda: _expect_no_complaints(server))
     options = ClientOptions(concurrency=3, prompts_per_request=4)
-    supervisor = RemoteSupervisor(make_client(server.base_url), MODEL, options)
+    supervisor = RemoteSupervisor(client(server.base_url), MODEL, options)
     assert supervisor.format == format_name
     return Subject(supervisor, hashed_log_probs)
 
@@ -46,6 +47,8 @@ def local(_: ExitStack, share_prefixes: bool) -> Subject:
 KINDS: dict[str, Callable[[ExitStack], Subject]] = {
     "fake": fake,
     **{f"remote-{f.name}": lambda stack, name=f.name: remote(stack, name) for f in FORMATS},  # type: ignore[misc]
+    # With a client of the caller's own.
+    **{f"remote-openai-{name}": lambda stack, name=name: remote(stack, name, make_client) for name in _OWN},  # type: ignore[misc]
     "local": lambda stack: local(stack, share_prefixes=False),
     "local-sharing": lambda stack: local(stack, share_prefixes=True),
 }

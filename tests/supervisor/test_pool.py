@@ -16,7 +16,7 @@ from replug_client.supervisor.cache import ScoreCache
 from replug_client.supervisor.cached import CachedSupervisor
 from replug_client.supervisor.canary import CANARY
 from replug_client.supervisor.client import RemoteSupervisor
-from replug_client.supervisor.endpoint import make_client
+from replug_client.supervisor.endpoint import Endpoint
 from tests.supervisor.client_tools import check
 from tests.supervisor.contract import random_prompts
 from tests.supervisor.fake_server import MODEL, Body, FakeServer, running
@@ -73,7 +73,7 @@ def test_a_format_that_one_of_them_lacks_is_not_taken(stack: ExitStack) -> None:
 
 
 def test_servers_of_which_none_is_there_at_the_start_are_an_error_soon() -> None:
-    clients = [make_client(f"http://127.0.0.1:{port}/v1") for port in (1, 2)]
+    clients = [Endpoint.open(f"http://127.0.0.1:{port}/v1") for port in (1, 2)]
     with pytest.raises(SupervisorUnavailableError, match=r"127.0.0.1:1/v1/models.*--server_wait SECONDS"):
         RemoteSupervisor(clients, MODEL, QUICK)
 

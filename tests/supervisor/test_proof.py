@@ -16,7 +16,7 @@ from replug_client.supervisor.cache import ScoreCache
 from replug_client.supervisor.cached import CachedSupervisor
 from replug_client.supervisor.canary import CANARY
 from replug_client.supervisor.client import RemoteSupervisor
-from replug_client.supervisor.endpoint import make_client
+from replug_client.supervisor.endpoint import Endpoint
 from replug_client.supervisor.fake import hashed_log_probs
 from replug_client.supervisor.protocol import Prompt
 from tests.supervisor.client_tools import check
@@ -162,7 +162,7 @@ def test_an_answer_of_a_server_in_doubt_is_held_back_until_it_passes_the_canary(
 
     server = stack.enter_context(running(FakeServer(mischief=None)))
     options = replace(QUICK, prompts_per_request=1)
-    supervisor = stack.enter_context(RemoteSupervisor(make_client(server.base_url), MODEL, options))
+    supervisor = stack.enter_context(RemoteSupervisor(Endpoint.open(server.base_url), MODEL, options))
     server.mischief = swap
     handed: list[int] = []
     with pytest.raises(SupervisorChangedError):

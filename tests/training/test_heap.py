@@ -1,0 +1,24 @@
+"""The garbage collector is left as it was found."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+from replug_client.training.heap import settled_heap
+
+
+def test_what_is_there_is_frozen_within_the_block_and_no_longer() -> None:
+    threshold = gc.get_threshold()
+
+    def train() -> None:
+        with settled_heap():
+            assert gc.get_freeze_count() > 1000
+            assert gc.get_threshold()[0] > threshold[0]
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        train()
+    assert gc.get_freeze_count() == 0
+    assert gc.get_threshold() == threshold
