@@ -19,7 +19,6 @@ import sys
 import time
 import urllib.error
 import urllib.request
-import zlib
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -133,15 +132,22 @@ def completion(prompts: list[list[int]]) -> str:
 
 
 def generated(body: bytes) -> bytes:
-    """The answer to ``prompt_logprob_token_ids``: float32 for the continuation alone; they depend on the ids."""
+    """The answer to ``prompt_logprob_token_ids``: float32 for the continuation alone.
+
+    A log-prob depends on its token and where that stands: with less than all tokens before it, as in a model, but the
+    same whatever follows, which the client's probe asks for.
+    """
     payload = json.loads(body)
+    ids = payload["token_ids"]
     rows = len(payload["sampling_params"]["prompt_logprob_token_ids"])
-    state = zlib.crc32(array("q", payload["token_ids"]).tobytes()) % _STATES
-    values = array("f", [-((state + row) % _STATES) / 512 for row in range(rows)])
+    first = len(ids) - rows
+    values = array(
+        "f", [-((token * 31 + first + row) % _STATES) / 512 for row, token in enumerate(ids[first:])]
+    )
     header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, 1), }}".encode("latin-1")
     header += b" " * (-(len(header) + 11) % 64) + b"\n"
     npy = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + values.tobytes()
-    usage = f'{{"prompt_tokens":{len(payload["token_ids"])},"completion_tokens":1}}'
+    usage = f'{{"prompt_tokens":{len(ids)},"completion_tokens":1}}'
     choice = '{"index":0,"finish_reason":"length","token_ids":[7],"logprobs":null}'
     encoded = base64.b64encode(npy).decode()
     return f'{{"choices":[{choice}],"usage":{usage},"prompt_token_id_logprobs":"{encoded}"}}'.encode()

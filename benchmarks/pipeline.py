@@ -1,31 +1,33 @@
 """Wall time of training beside scoring, over the longer of the two alone: 1 is a perfect overlap.
 
-python -m benchmarks.pipeline [--steps 30] [--formats vllm-generate,vllm] [--threads N]
+python -m benchmarks.pipeline [--steps 60] [--rounds 3] [--formats vllm-generate,vllm] [--threads N]
 
 The sizes are those of the README's session: passages, queries and continuations of 128 tokens, batches of 4 examples;
 the query encoder is trained. A stand-in server of fixed latency and parallelism scores, so that scoring costs hardly
 any local CPU. First everything is scored, without latency; with these scores kept, training alone is timed. Then the
 server is made half as slow, as slow and twice as slow as that, and three things are timed in turn: scoring alone and
-both together, each with an empty cache, and training alone once more. Timed is from the start of the candidate
+both together, each with an empty cache, and training alone once more. Medians of the rounds; of training alone, of all
+its runs, for a machine is not always as fast. Timed is from the start of the candidate
 stream to the last step; what comes before (loading, and choosing the temperatures) is no part of the pipeline.
 
 In two formats: vllm-generate, which `python -m server` switches on where there is a GPU (log-probs of the continuation
 alone, some 600 bytes a pair), and vllm, which is all that vLLM gives on a CPU (those of the whole prompt, some 20,000
 bytes a pair). With few cores, what the client reads comes out of the steps: of a step that works on all of them, each
-second on one holds up the others. --threads leaves some to the client and to the stand-in, as a GPU would. With more
-than 30 steps the corpus' examples come again, and share their scores: the server then has less to do than it says.
+second on one holds up the others. --threads leaves some to the client and to the stand-in, as a GPU would.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 import tempfile
 import time
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
@@ -37,6 +39,7 @@ from replug_client.corpus.store import PassageStore
 from replug_client.progress import configure_logging
 from replug_client.retriever.embedding import EmbedOptions, embed_shard
 from replug_client.retriever.encoder import EncoderOptions, load_encoder
+from replug_client.supervisor.client import RemoteSupervisor
 from replug_client.supervisor.open import SupervisorOptions, open_supervisor
 from replug_client.supervisor.protocol import Prompt
 from replug_client.training.candidates import NO_PASSAGE, CandidateOptions
@@ -45,7 +48,9 @@ from replug_client.training.options import DataOptions, PlaceOptions, StepOption
 from replug_client.training.prepare import Prepared, prepare
 from replug_client.training.run import build_trainer
 
-_FILES, _TOKENS, _BATCH = 16, 128, 4
+# Examples that come again would share their scores, and the server would have less to do than it says.
+_STEPS_A_FILE = 1
+_TOKENS, _BATCH = 128, 4
 _PARALLEL = 64
 _FORMATS = ("vllm-generate", "vllm")
 _GOAL = 1.1  # wall time of both together, over the longer of the two alone
@@ -62,12 +67,23 @@ class Trained:
     batches: list[list[Prompt]]
 
 
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """What was measured beside a server of one slowness, in seconds."""
+
+    slowness: float
+    scoring: list[float] = field(default_factory=list)
+    together: list[float] = field(default_factory=list)
+    waiting: list[float] = field(default_factory=list)
+
+
 def main() -> None:
     """Print one line for each slowness of the server."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--formats", default="vllm-generate,vllm", help="with commas between them")
     parser.add_argument("--threads", type=int, help="of a training step; default: torch's, one a core")
     asked = parser.parse_args()
@@ -76,44 +92,64 @@ def main() -> None:
             parser.error("--threads must be at least 1")
         torch.set_num_threads(asked.threads)
     formats = asked.formats.split(",")
-    if asked.steps < 1 or not set(formats) <= set(_FORMATS):
-        parser.error(f"--steps must be at least 1, --formats some of {','.join(_FORMATS)}")
+    if asked.steps < 1 or asked.rounds < 1 or not set(formats) <= set(_FORMATS):
+        parser.error(f"--steps and --rounds must be at least 1, --formats some of {','.join(_FORMATS)}")
     configure_logging("error")
     with tempfile.TemporaryDirectory() as folder:
         options = options_for(Path(folder), asked.steps)
         for name in formats:
-            measure(options, name, Path(folder))
+            measure(options, name, Path(folder), asked.rounds)
 
 
-def measure(options: TrainOptions, name: str, folder: Path) -> None:
+def measure(options: TrainOptions, name: str, folder: Path, rounds: int) -> None:
     """One table, with the server in one format."""
     options = replace(options, place=replace(options.place, output_dir=folder / name))
     server = partial(_stand_in.running, parallel=_PARALLEL, generate=name == "vllm-generate")
     kept = f"kept-{name}"
     with server(0) as fast:
+        check_format(options, fast, name)
         train(options, fast, kept)
         alone = train(options, fast, kept)
         pairs = sum(map(len, alone.batches))
         print(f"\n{name}: {options.steps.max_steps} steps of {_BATCH} examples, {pairs:,} pairs; seconds")
         print(_ROW.format("server's", "scoring alone", "training alone", "together", "(waiting)", "ratio"))
-        ratios = []
-        for slowness in _SLOWNESS:
-            latency = slowness * alone.seconds * _PARALLEL / pairs
-            with server(latency) as base_url:
-                scoring = score_alone(options, base_url, alone.batches)
-                both = train(options, base_url, None)
-            training = train(options, fast, kept).seconds
-            if both.batches != alone.batches:
-                raise SystemExit("the run beside the server asked for other pairs than the run alone")
-            figures = (latency * pairs / _PARALLEL, scoring, training, both.seconds, both.waiting)
-            ratios.append(both.seconds / max(scoring, training))
+        trainings, turns = [alone.seconds], [Turns(slowness) for slowness in _SLOWNESS]
+        for _ in range(rounds):
+            for turn in turns:
+                latency = turn.slowness * alone.seconds * _PARALLEL / pairs
+                with server(latency) as base_url:
+                    turn.scoring.append(score_alone(options, base_url, alone.batches))
+                    both = train(options, base_url, None)
+                if both.batches != alone.batches:
+                    raise SystemExit("the run beside the server asked for other pairs than the run alone")
+                turn.together.append(both.seconds)
+                turn.waiting.append(both.waiting)
+                trainings.append(train(options, fast, kept).seconds)
+        training, ratios = median(trainings), []
+        for turn in turns:
+            scoring, together = median(turn.scoring), median(turn.together)
+            ratios.append(together / max(scoring, training))
+            figures = (turn.slowness * alone.seconds, scoring, training, together, median(turn.waiting))
             print(_ROW.format(*(f"{figure:.1f}" for figure in figures), f"{ratios[-1]:.2f}"), flush=True)
         print(f"largest ratio: {max(ratios):.2f} (goal: at most {_GOAL:g})")
 
 
+def check_format(options: TrainOptions, base_url: str, name: str) -> None:
+    """The client takes what gives the right numbers; a stand-in that is refused would be measured in another format.
+
+    Raises:
+        SystemExit: it is refused.
+    """
+    supervisor, _ = open_supervisor(open_for(options, base_url, None))
+    with closing(supervisor):
+        found = supervisor.wrapped
+        if not isinstance(found, RemoteSupervisor) or found.format != name:
+            raise SystemExit(f"expected the format {name}, the client chose {getattr(found, 'format', None)}")
+
+
 def options_for(folder: Path, steps: int) -> TrainOptions:
     """A small real corpus of this Python's library, embedded; and a run over it."""
-    corpus = stdlib_corpus.CorpusOptions(files=_FILES)
+    corpus = stdlib_corpus.CorpusOptions(files=max(16, math.ceil(steps / _STEPS_A_FILE)))
     report = stdlib_corpus.build(folder / "data", corpus)
     encoder = EncoderOptions(str(minilm()))
     store = PassageStore.open([report.passages], folder / "cache")
@@ -151,6 +187,8 @@ def train(options: TrainOptions, base_url: str, cache: str | None) -> Trained:
     supervisor, tokenizer = open_supervisor(open_for(options, base_url, cache))
     with closing(supervisor):
         prepared = prepare(options, store, supervisor, tokenizer)
+        if len(prepared.sets.train) < (needed := _BATCH * (options.steps.max_steps or 0)):
+            raise SystemExit(f"{len(prepared.sets.train)} examples, expected {needed}: lower --steps")
         objective = ObjectiveOptions(
             0.1, 0.1, options.target.score, options.target.kl, options.target.denominator
         )
