@@ -19,7 +19,6 @@ second on one holds up the others. --threads leaves some to the client and to th
 from __future__ import annotations
 
 import argparse
-import math
 import shutil
 import tempfile
 import time
@@ -43,13 +42,14 @@ from replug_client.supervisor.client import RemoteSupervisor
 from replug_client.supervisor.open import SupervisorOptions, open_supervisor
 from replug_client.supervisor.protocol import Prompt
 from replug_client.training.candidates import NO_PASSAGE, CandidateOptions
+from replug_client.training.heap import settled_heap
 from replug_client.training.loss import ObjectiveOptions
 from replug_client.training.options import DataOptions, PlaceOptions, StepOptions, TargetOptions, TrainOptions
 from replug_client.training.prepare import Prepared, prepare
 from replug_client.training.run import build_trainer
 
 # Examples that come again would share their scores, and the server would have less to do than it says.
-_STEPS_A_FILE = 1
+_LEAST_FILES = 16
 _TOKENS, _BATCH = 128, 4
 _PARALLEL = 64
 _FORMATS = ("vllm-generate", "vllm")
@@ -149,7 +149,7 @@ def check_format(options: TrainOptions, base_url: str, name: str) -> None:
 
 def options_for(folder: Path, steps: int) -> TrainOptions:
     """A small real corpus of this Python's library, embedded; and a run over it."""
-    corpus = stdlib_corpus.CorpusOptions(files=max(16, math.ceil(steps / _STEPS_A_FILE)))
+    corpus = stdlib_corpus.CorpusOptions(files=max(_LEAST_FILES, steps))
     report = stdlib_corpus.build(folder / "data", corpus)
     encoder = EncoderOptions(str(minilm()))
     store = PassageStore.open([report.passages], folder / "cache")
@@ -218,7 +218,7 @@ def pairs_of(options: TrainOptions, prepared: Prepared) -> list[list[Prompt]]:
 def score_alone(options: TrainOptions, base_url: str, batches: list[list[Prompt]]) -> float:
     """Seconds to score every pair, submitted as the stream submits them, with nothing beside it."""
     supervisor, _ = open_supervisor(open_for(options, base_url, None))
-    with closing(supervisor):
+    with closing(supervisor), settled_heap():  # as a training run has it
         began = time.perf_counter()
         for future in [supervisor.submit(batch) for batch in batches]:
             future.result()

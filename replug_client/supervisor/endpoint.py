@@ -149,9 +149,10 @@ def is_loopback(base_url: str) -> bool:
 
 
 def is_proxied(base_url: str) -> bool:
-    """Whether the environment names a proxy that may lead to a server."""
-    proxies = urllib.request.getproxies()
-    return not is_loopback(base_url) and any(proxies.get(name) for name in ("http", "https", "all"))
+    """Whether the environment names a proxy that leads to a server (``HTTP_PROXY`` and the like, ``NO_PROXY``)."""
+    url, proxies = httpx2.URL(base_url), urllib.request.getproxies()
+    named = proxies.get(url.scheme) or proxies.get("all")
+    return bool(named) and not is_loopback(base_url) and not urllib.request.proxy_bypass(url.host)
 
 
 def make_client(base_url: str, *, timeout: float = 600.0) -> openai.AsyncOpenAI:
@@ -185,7 +186,7 @@ class Endpoint:
 
         Args:
             client: For everything, unless there is a ``sender``.
-            sender: What is posted goes through it, in a small part of the CPU time.
+            sender: What is posted goes through it, in a small part of the CPU time; streams do not.
         """
         self._client = client.with_options(max_retries=0)
         self._sender = sender
@@ -205,8 +206,12 @@ class Endpoint:
             OptionError: it is no URL, or the key can be in no header.
         """
         client = make_client(base_url, timeout=timeout)
-        # openai's HTTP library knows all kinds of proxies; where one is in use, everything goes through it.
-        return cls(client, None if is_proxied(base_url) else Sender(_headers(client)))
+        url = httpx2.URL(base_url)
+        # openai's HTTP library knows all kinds of proxies, and names in a URL: then everything goes through it.
+        if is_proxied(base_url) or url.userinfo:
+            return cls(client)
+        context = httpx2.create_ssl_context() if url.scheme == "https" else None
+        return cls(client, Sender(_headers(client), context))
 
     async def served_model(self, model: str) -> ServedModel:
         """Find ``model`` among what is served, by id, by root, or by being the same folder.
@@ -306,7 +311,7 @@ class Endpoint:
         async with self._typed_errors(url, min(timeout or self._timeout, self._timeout)):
             if payload is not None and self._sender is not None:
                 status, content = await self._sender.post(url, payload)
-                if status >= 400:
+                if not 200 <= status < 300:
                     raise _status_error(url, status, content)
                 return content
             if payload is None:
@@ -339,12 +344,11 @@ class Endpoint:
 
 def _headers(client: openai.AsyncOpenAI) -> dict[str, str]:
     """What the client would say of itself and of the caller, its statistics left out."""
-    said = {"Authorization": f"Bearer {client.api_key}"} | client.default_headers
-    return {
-        name: value
-        for name, value in said.items()
-        if isinstance(value, str) and not name.lower().startswith("x-stainless")
-    }
+    said = httpx2.Headers({"Authorization": f"Bearer {client.api_key}"})
+    for name, value in client.default_headers.items():
+        if isinstance(value, str) and not name.lower().startswith("x-stainless"):
+            said[name] = value
+    return dict(said)
 
 
 def _seconds(timeout: float | httpx2.Timeout | None) -> float:
@@ -359,7 +363,8 @@ def _is_unseen(error: Exception) -> bool:
 
 
 def _lost(url: str, error: Exception) -> LostConnectionError:
-    cause = error.__cause__ or error
+    # aiohttp's causes are its parser's, of several lines.
+    cause = error if isinstance(error, aiohttp.ClientError) else error.__cause__ or error
     return (NoConnectionError if _is_unseen(error) else LostConnectionError)(
         f"{url}: no connection ({type(cause).__name__}: {cause}). Is the server running there?"
         " Start one with: python -m server --model NAME_OR_FOLDER"

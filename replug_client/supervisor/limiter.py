@@ -145,8 +145,8 @@ class Limiter:
             self._settled += [self._best[0]] * (
                 _SETTLED_ROUNDS // 3
             )  # three times in a row are a trial's worth
-        elif _LONG_QUEUE * ours < waiting <= ours and self.limit > self.first:
-            self.limit = max(self.first, int(self.limit * 0.9))
+        elif _LONG_QUEUE * ours < waiting <= ours and self.limit > FIRST_LIMIT:
+            self.limit = max(FIRST_LIMIT, int(self.limit * 0.9))
             self._settle(self.limit)
 
     def _judge(self, rate: float, seconds: float) -> None:

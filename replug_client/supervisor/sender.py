@@ -1,4 +1,4 @@
-"""Requests that score: posted over connections that stay open, at little CPU time.
+"""Requests that score or answer: posted over connections that stay open, at little CPU time.
 
 Where a request holds a single pair (``vllm-generate``), what it costs on this side decides how many pairs a second one
 process can ask for. Through the ``openai`` client that is several times what everything else of a pair costs, most
@@ -8,11 +8,11 @@ of it in headers, events and connection lists in Python; aiohttp reads HTTP in C
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Mapping
 from typing import Any
 
 import aiohttp
-import httpx2
 
 # vLLM closes idle connections after 5 s; ours go earlier, so that none is reset under a request.
 KEEP_ALIVE_SECONDS = 3.0
@@ -22,9 +22,15 @@ CONNECT_SECONDS = 10.0
 class Sender:
     """POSTs JSON; the connections belong to the event loop that posts first."""
 
-    def __init__(self, headers: Mapping[str, str]) -> None:
-        """``headers``: sent with each request."""
+    def __init__(self, headers: Mapping[str, str], context: ssl.SSLContext | None = None) -> None:
+        """Nothing is opened yet.
+
+        Args:
+            headers: Sent with each request.
+            context: Which certificates are trusted; aiohttp's own when None.
+        """
         self._headers = dict(headers)
+        self._context = context
         self._session: aiohttp.ClientSession | None = None
 
     async def post(self, url: str, payload: Mapping[str, Any]) -> tuple[int, bytes]:
@@ -46,7 +52,7 @@ class Sender:
 
     def _open(self) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(
-            limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS, ssl=httpx2.create_ssl_context()
+            limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS, ssl=self._context or True
         )
         # The caller limits the whole answer's time: only it knows how much it asked for.
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)

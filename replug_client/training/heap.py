@@ -16,12 +16,14 @@ def settled_heap() -> Iterator[None]:
     A process with torch and a model holds some million objects. Each thousand of the client's (requests, answers)
     has Python look through them again and again: beside a training run this was half of what the client took.
     """
-    before = gc.get_threshold()
+    before, frozen = gc.get_threshold(), gc.get_freeze_count()
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_THRESHOLD, *before[1:])
+    if before[0]:  # 0: the caller has switched it off
+        gc.set_threshold(max(before[0], _THRESHOLD), *before[1:])
     try:
         yield
     finally:
         gc.set_threshold(*before)
-        gc.unfreeze()
+        if not frozen:  # else what the caller has frozen would be thawed
+            gc.unfreeze()

@@ -29,6 +29,7 @@ from replug_client.supervisor.endpoint import (
     root_of,
 )
 from replug_client.supervisor.fake import hashed_log_probs
+from replug_client.supervisor.limiter import FIRST_LIMIT
 from replug_client.supervisor.options import parse_concurrency
 from replug_client.supervisor.protocol import Prompt
 from replug_client.supervisor.server_tokenizer import ServerTokenizer
@@ -266,6 +267,19 @@ def test_the_concurrency_is_found_out_by_default(stack: ExitStack) -> None:
     prompts = [Prompt((0, 1, number), 1) for number in range(5, 305)]
     check(prompts, supervisor.score(prompts))
     assert server.most_at_once > 8
+
+
+def test_where_a_request_holds_one_prompt_a_gpu_is_not_kept_waiting_for_the_limit(stack: ExitStack) -> None:
+    def dawdle(server: FakeServer, payload: dict[str, Any], body: Body) -> Reply:
+        time.sleep(0.6)
+        return None
+
+    server = start(stack, FakeServer(formats={"vllm-generate"}, mischief=dawdle))
+    supervisor = connect(stack, server, replace(QUICK, concurrency="auto"))
+    prompts = random_prompts(64)
+    check(prompts, supervisor.score(prompts))
+    assert supervisor.format == "vllm-generate"
+    assert server.most_at_once > 2 * FIRST_LIMIT, "which eight at first would not reach"
 
 
 def test_requests_are_plain_json(stack: ExitStack) -> None:

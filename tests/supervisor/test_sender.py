@@ -23,6 +23,7 @@ from replug_client.supervisor.endpoint import (
     PromptRefusedError,
     RefusedForNowError,
     TimedOutError,
+    is_proxied,
     make_client,
 )
 from tests.supervisor.fake_server import MODEL, FakeServer, running
@@ -89,6 +90,12 @@ def post(kind: str, url: str, times: int = 1) -> list[bytes | SupervisorError]:
     return asyncio.run(run())
 
 
+def clear_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
 def status(code: int) -> bytes:
     body = b'{"error": {"message": "because"}}'
     return b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%s" % (code, len(body), body)
@@ -105,6 +112,7 @@ def status(code: int) -> bytes:
         (status(500), SupervisorUnavailableError),
         (status(502), LostConnectionError),
         (status(503), RefusedForNowError),
+        (b"HTTP/1.1 304 X\r\nContent-Length: 0\r\n\r\n", SupervisorRequestError),
         (b"", LostConnectionError),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", LostConnectionError),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{", LostConnectionError),
@@ -119,6 +127,7 @@ def test_what_goes_wrong_has_the_same_type_either_way(
         (error,) = post(kind, url)
     assert type(error) is expected, error
     assert url in str(error)
+    assert "\n" not in str(error)
 
 
 @pytest.mark.parametrize("kind", OPEN)
@@ -140,17 +149,49 @@ def test_a_connection_is_kept_for_the_next_request(kind: str) -> None:
 def test_both_say_the_same_of_the_caller_and_send_the_same_body(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
     monkeypatch.setenv("OPENAI_ORG_ID", "an-organisation")
-    seen = {}
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "user-agent: mine")
+    seen, heads = {}, {}
     for kind in OPEN:
         with raw_server([OK]) as (url, requests):
             post(kind, url)
         head, _, body = requests[0][1].partition(b"\r\n\r\n")
+        heads[kind] = head.lower()
         lines = dict(line.split(b": ", 1) for line in head.lower().split(b"\r\n")[1:])
         wanted = (b"authorization", b"openai-organization", b"content-type", b"accept", b"user-agent")
         seen[kind] = ([lines[name] for name in wanted], body)
     assert seen["sender"] == seen["openai"]
+    assert b"x-stainless" in heads["openai"]
+    assert b"x-stainless" not in heads["sender"], "the sender was not asked"
+    assert heads["sender"].count(b"user-agent: mine") == heads["sender"].count(b"user-agent") == 1
     assert seen["sender"][0][:2] == [b"bearer sk-test", b"an-organisation"]
     assert json.loads(seen["sender"][1])["text"] == "\u00e9"
+
+
+def test_a_name_in_the_url_is_said_to_the_server_and_not_lost() -> None:
+    with raw_server([OK]) as (url, requests):
+        assert post("sender", url.replace("//", "//me:secret@")) == [b"{}"]
+    assert b"authorization: basic " in requests[0][1].lower()
+
+
+def test_certificates_are_not_looked_for_where_none_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/a/file/that/is/gone.pem")
+    with raw_server([OK]) as (url, _):
+        assert post("sender", url) == [b"{}"]
+
+
+def test_a_proxy_counts_where_it_leads_to_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    clear_proxies(monkeypatch)
+    assert not is_proxied("http://gpu:8000/v1")
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:1")
+    assert is_proxied("https://gpu:8000/v1")
+    assert not is_proxied("http://gpu:8000/v1")
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy:1")
+    assert is_proxied("http://gpu:8000/v1")
+    assert not is_proxied("http://localhost:8000/v1")
+    monkeypatch.setenv("NO_PROXY", "gpu,.inside.example")
+    assert not is_proxied("http://gpu:8000/v1")
+    assert not is_proxied("http://a.inside.example:8000/v1")
+    assert is_proxied("http://elsewhere:8000/v1")
 
 
 def test_a_client_with_a_transport_of_its_own_is_asked_for_everything() -> None:
@@ -171,8 +212,7 @@ def test_a_client_with_a_transport_of_its_own_is_asked_for_everything() -> None:
 
 
 def test_where_a_proxy_leads_to_the_server_nothing_goes_past_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY"):
-        monkeypatch.delenv(name, raising=False)
+    clear_proxies(monkeypatch)
 
     async def ask() -> bytes:
         endpoint = Endpoint.open("http://a-host-that-is-not.invalid/v1", timeout=5.0)

@@ -22,3 +22,19 @@ def test_what_is_there_is_frozen_within_the_block_and_no_longer() -> None:
         train()
     assert gc.get_freeze_count() == 0
     assert gc.get_threshold() == threshold
+
+
+def test_what_the_caller_has_set_stays() -> None:
+    threshold = gc.get_threshold()
+    gc.freeze()
+    try:
+        gc.set_threshold(0, 5, 5)
+        with settled_heap():
+            assert gc.get_threshold() == (0, 5, 5)
+        gc.set_threshold(80_000, 5, 5)
+        with settled_heap():
+            assert gc.get_threshold() == (80_000, 5, 5)
+        assert gc.get_freeze_count() > 1000
+    finally:
+        gc.set_threshold(*threshold)
+        gc.unfreeze()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,21 @@ def test_the_log_says_how_old_candidates_are(tmp_path: Path) -> None:
     ages = [entry["staleness_steps"] for entry in trainer.state.log_history if "loss" in entry]
     # Those of steps 4 to 6 were retrieved before the first step too, those of steps 7 and 8 after the third.
     assert ages == [1, 2, 3, 4, 5, 6, 4, 5]
+
+
+def test_what_is_there_at_the_start_is_out_of_the_collector_while_it_trains(tmp_path: Path) -> None:
+    class Look(TrainerCallback):
+        frozen = 0
+
+        def on_step_end(self, *_: object, **__: object) -> None:
+            self.frozen = gc.get_freeze_count()
+
+    model, look = base_model(tmp_path), Look()
+    trainer = trainer_for(model, plant(model), tmp_path, Q_P, train_passages=False, steps=1)
+    trainer.add_callback(look)
+    trainer.train()
+    assert look.frozen > 10_000
+    assert gc.get_freeze_count() == 0
 
 
 def assert_same_weights(first: LSRTrainer, second: LSRTrainer) -> None:
