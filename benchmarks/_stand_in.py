@@ -71,49 +71,64 @@ class StandIn:
         self._places = Places(seconds, parallel)
         self._generate = generate
 
-    async def answer(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
-        """Status and body of one request."""
+    def answer(self, method: str, path: str, body: bytes) -> tuple[float, int, bytes]:
+        """Seconds that one request takes, and the status and the body of its answer."""
         if path == "/v1/models":
             entry = {"id": MODEL, "root": MODEL, "max_model_len": MAX_MODEL_LEN}
-            return 200, json.dumps({"data": [entry]}).encode()
+            return 0.0, 200, json.dumps({"data": [entry]}).encode()
         if path == "/metrics":
             running, waiting = self._places.load()
-            return 200, _METRICS.format(name=MODEL, running=running, waiting=waiting).encode()
+            return 0.0, 200, _METRICS.format(name=MODEL, running=running, waiting=waiting).encode()
         if path == "/health":
-            return 200, b""
+            return 0.0, 200, b""
         if path == "/inference/v1/generate" and self._generate:
-            ready = generated(body)
-            await asyncio.sleep(self._places.take(1))
-            return 200, ready
+            return self._places.take(1), 200, generated(body)
         if method != "POST" or path != "/v1/completions":
-            return 404, b'{"error": {"message": "no such route", "type": "NotFoundError", "code": 404}}'
+            return (
+                0.0,
+                404,
+                b'{"error": {"message": "no such route", "type": "NotFoundError", "code": 404}}',
+            )
         payload = json.loads(body)
         if "prompt_logprobs" not in payload:
-            return 400, b'{"error": {"message": "only prompt_logprobs is known here", "code": 400}}'
+            return 0.0, 400, b'{"error": {"message": "only prompt_logprobs is known here", "code": 400}}'
         prompts: list[list[int]] = payload["prompt"]
-        seconds = self._places.take(len(prompts))
-        text = completion(prompts)
-        await asyncio.sleep(seconds)
-        return 200, text.encode()
+        return self._places.take(len(prompts)), 200, completion(prompts).encode()
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection, for as long as it is kept."""
-        try:
-            while line := await reader.readline():
-                method, path, _ = line.decode("latin-1").split(" ", 2)
-                length = 0
-                while (header := await reader.readline()).strip():
-                    name, _, value = header.decode("latin-1").partition(":")
-                    if name.lower() == "content-length":
-                        length = int(value)
-                status, body = await self.answer(method, path, await reader.readexactly(length))
-                head = f"HTTP/1.1 {status} -\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-                writer.write(head.encode("latin-1") + body)
-                await writer.drain()
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass  # the client has gone
-        finally:
-            writer.close()
+
+class Connection(asyncio.Protocol):
+    """One connection, for as long as it is kept; no task and no stream, which would take CPU from what is measured."""
+
+    def __init__(self, stand_in: StandIn) -> None:
+        self._stand_in = stand_in
+        self._received = bytearray()
+        self._transport: asyncio.WriteTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep it to answer through."""
+        assert isinstance(transport, asyncio.WriteTransport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Answer each request that is here as a whole, when its time has passed."""
+        self._received += data
+        while (end := self._received.find(b"\r\n\r\n") + 4) >= 4:
+            head = bytes(self._received[:end])
+            length = head.lower().partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0]
+            whole = end + int(length or 0)
+            if len(self._received) < whole:
+                return
+            body = bytes(self._received[end:whole])
+            del self._received[:whole]
+            method, path, _ = head.decode("latin-1").split(" ", 2)
+            seconds, status, answer = self._stand_in.answer(method, path, body)
+            headers = f"Content-Type: application/json\r\nContent-Length: {len(answer)}\r\n\r\n"
+            ready = f"HTTP/1.1 {status} -\r\n{headers}".encode("latin-1") + answer
+            asyncio.get_running_loop().call_later(seconds, self._write, ready)
+
+    def _write(self, ready: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(ready)
 
 
 def completion(prompts: list[list[int]]) -> str:
@@ -184,9 +199,9 @@ def _wait_until_ready(process: subprocess.Popen[bytes], port: int) -> None:
 
 
 async def _main(port: int, seconds: float, parallel: int, generate: bool) -> None:
-    server = await asyncio.start_server(
-        StandIn(seconds, parallel, generate).serve, "127.0.0.1", port, backlog=512
-    )
+    stand_in = StandIn(seconds, parallel, generate)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Connection(stand_in), "127.0.0.1", port, backlog=512)
     await server.serve_forever()
 
 
