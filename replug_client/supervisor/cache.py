@@ -41,6 +41,7 @@ _PRAGMAS = (
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS scores (key BLOB PRIMARY KEY, value BLOB)",
     "CREATE TABLE IF NOT EXISTS supervisors (fingerprint TEXT PRIMARY KEY, identity TEXT, canary BLOB)",
+    "CREATE TABLE IF NOT EXISTS other_names (identity TEXT, fingerprint TEXT, PRIMARY KEY (identity, fingerprint))",
 )
 _FLOAT = np.dtype("<f4")
 _T = TypeVar("_T")
@@ -86,10 +87,10 @@ class ScoreCache:
     def recognise(self, identity: Identity) -> str:
         """The fingerprint under which this supervisor's scores are kept; of 64 characters.
 
-        It is that of the known supervisor with equal parts whose canary is nearest, if no further than
-        noise moves it; else a new one. Canaries are held against the first that was seen of a supervisor,
-        so that small steps do not add up. In a file of before there was such a list, the fingerprint is the
-        one that was used then.
+        It is that of the known supervisor with equal parts (its own, or those of another replica that was there
+        with it) whose canary is nearest, if no further than noise moves it; else a new one. Canaries are held
+        against the first that was seen of a supervisor, so that small steps do not add up. In a file of before
+        there was such a list, the fingerprint is the one that was used then.
 
         Raises:
             ScoreCacheError: the cache cannot be read or written.
@@ -260,18 +261,23 @@ def _inode(path: Path) -> tuple[int, int] | None:
 def _recognise(connection: sqlite3.Connection, identity: Identity) -> str:
     connection.execute("BEGIN IMMEDIATE")  # of two processes that meet a supervisor, one names it
     with connection:
+        keys = [identity.key, *identity.other_keys]
+        marks = ",".join("?" * len(keys))
         known = connection.execute(
-            "SELECT fingerprint, canary FROM supervisors WHERE identity = ?", (identity.key,)
+            f"SELECT fingerprint, identity, canary FROM supervisors WHERE identity IN ({marks}) OR fingerprint IN"
+            f" (SELECT fingerprint FROM other_names WHERE identity IN ({marks}))",
+            [*keys, *keys],
         ).fetchall()
         near = []
-        for fingerprint, value in known:
-            canary = _unpack(identity.key.encode(), value)
+        for fingerprint, name, value in known:
+            canary = _unpack(name.encode(), value)
             if canary is None or canary.num_tokens != identity.canary.num_tokens:
                 continue
             apart = difference(canary, identity.canary)
             if apart.is_noise:
                 near.append((apart.mean, str(fingerprint)))
         if near:
+            _insert_names(connection, min(near)[1], keys)
             return min(near)[1]
         _insert_supervisor(connection, identity.fingerprint, identity)
         return identity.fingerprint
@@ -281,6 +287,13 @@ def _insert_supervisor(connection: sqlite3.Connection, fingerprint: str, identit
     canary = _pack(identity.key.encode(), identity.canary)
     connection.execute(
         "INSERT OR IGNORE INTO supervisors VALUES (?, ?, ?)", (fingerprint, identity.key, canary)
+    )
+    _insert_names(connection, fingerprint, identity.other_keys)
+
+
+def _insert_names(connection: sqlite3.Connection, fingerprint: str, keys: Sequence[str]) -> None:
+    connection.executemany(
+        "INSERT OR IGNORE INTO other_names VALUES (?, ?)", [(key, fingerprint) for key in keys]
     )
 
 

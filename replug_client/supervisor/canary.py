@@ -41,15 +41,22 @@ class Identity:
         parts: What must be equal: for a server its kind and the model's root or name, for a local LM its
             kind and the hash of its weights. Not the wire format: all of them give the same numbers.
         canary: Score of ``CANARY``, sent alone, so that it meets the same kernels and shapes each time.
+        others: What it is called as well: replicas may have the same weights in different places.
     """
 
     parts: Mapping[str, str]
     canary: Score
+    others: tuple[Mapping[str, str], ...] = ()
 
     @property
     def key(self) -> str:
         """The parts as one text."""
-        return json.dumps(dict(self.parts), sort_keys=True)
+        return _text(self.parts)
+
+    @property
+    def other_keys(self) -> list[str]:
+        """The same of ``others``."""
+        return [_text(parts) for parts in self.others]
 
     @property
     def fingerprint(self) -> str:
@@ -61,6 +68,10 @@ class Identity:
         rounded = [f"{float(value):.{_DIGITS}f}" for value in self.canary.token_log_probs]
         text = json.dumps({**self.parts, "canary": rounded}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _text(parts: Mapping[str, str]) -> str:
+    return json.dumps(dict(parts), sort_keys=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from replug_client.supervisor.asking import Asker, Request, all_or_none
 from replug_client.supervisor.canary import Identity
 from replug_client.supervisor.checks import check_lengths
 from replug_client.supervisor.completing import Completer
-from replug_client.supervisor.endpoint import Endpoint, root_of
+from replug_client.supervisor.endpoint import Endpoint, roots_of
 from replug_client.supervisor.formats import FORMATS, WireFormat
 from replug_client.supervisor.limiter import FIRST_LIMIT
 from replug_client.supervisor.options import ClientOptions
@@ -185,7 +185,8 @@ class RemoteSupervisor:
         # One token is generated, though nobody reads it.
         self.max_prompt_tokens = min(lengths) - 1 if lengths else _UNKNOWN_LENGTH
         # Which format was used is not in it: all give the same numbers.
-        self.identity = Identity({"kind": "server", "model": root_of(list(served.values()))}, canary)
+        root, *others = [{"kind": "server", "model": root} for root in roots_of(list(served.values()))]
+        self.identity = Identity(root, canary, tuple(others))
         self.fingerprint = self.identity.fingerprint
 
         async def check(endpoint: Endpoint) -> None:

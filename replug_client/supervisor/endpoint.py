@@ -80,10 +80,10 @@ class ServedModel:
     max_model_len: int | None
 
 
-def root_of(served: Sequence[ServedModel]) -> str:
-    """Where the weights come from, of all that serve them: the same text however they are listed and spelled."""
-    roots = [entry.root or entry.name for entry in served]
-    return min(str(Path(root).resolve()) if Path(root).is_dir() else root for root in roots)
+def roots_of(served: Sequence[ServedModel]) -> list[str]:
+    """Where the weights come from, of all that serve them: the same texts however they are listed and spelled."""
+    roots = {entry.root or entry.name for entry in served}
+    return sorted({str(Path(root).resolve()) if Path(root).is_dir() else root for root in roots})
 
 
 def default_base_url() -> str:

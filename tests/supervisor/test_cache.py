@@ -285,6 +285,36 @@ def test_another_model_is_another_supervisor(path: Path, other: Identity) -> Non
     cache.close()
 
 
+def named(*models: str, shift: float = 0.0) -> Identity:
+    """Replicas with the same weights in different places."""
+    first, *others = [{"kind": "server", "model": model} for model in models]
+    return Identity(first, identity(shift).canary, tuple(others))
+
+
+@pytest.mark.parametrize(
+    "met", [("a", "b"), ("b", "a"), ("a", "b", "c"), ("b",), ("c", "b"), ("b", "c")], ids="+".join
+)
+def test_replicas_with_other_folders_are_one_supervisor_whichever_are_there(
+    met: tuple[str, ...], path: Path
+) -> None:
+    cache = ScoreCache(path)
+    first = cache.recognise(named("a", "b"))
+    cache.close()
+    again = ScoreCache(path)
+    assert again.recognise(named(*met, shift=0.01)) == first
+    assert again.recognise(named(met[-1])) == first
+    assert again.recognise(named("a", shift=0.2)) != first
+    assert again.recognise(named("d")) != first
+    again.close()
+
+
+def test_a_replica_alone_and_then_with_another_is_one_supervisor_too(path: Path) -> None:
+    cache = ScoreCache(path)
+    first = cache.recognise(named("b"))
+    assert cache.recognise(named("a", "b")) == cache.recognise(named("a")) == first
+    cache.close()
+
+
 def test_small_steps_do_not_add_up() -> None:
     cache = ScoreCache(None)
     found = [cache.recognise(identity(0.02 * step)) for step in range(4)]

@@ -26,7 +26,7 @@ from replug_client.supervisor.endpoint import (
     base_urls,
     default_base_url,
     is_loopback,
-    root_of,
+    roots_of,
 )
 from replug_client.supervisor.fake import hashed_log_probs
 from replug_client.supervisor.limiter import FIRST_LIMIT
@@ -93,9 +93,9 @@ def test_the_weights_have_one_name_however_they_are_listed_and_spelled(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lm").mkdir()
     spelled = [ServedModel("m", root, None) for root in ("lm", str(tmp_path / "lm"), "../lm", "b", "a", None)]
-    assert root_of(spelled[:1]) == root_of(spelled[1:2]) == str(tmp_path / "lm")
-    assert root_of(spelled[3:]) == root_of(spelled[:2:-1]) == "a"
-    assert root_of(spelled[2:3]) == "../lm", "no folder of this machine's"
+    assert roots_of(spelled[:1]) == roots_of(spelled[:2]) == [str(tmp_path / "lm")]
+    assert roots_of(spelled[3:]) == roots_of(spelled[:2:-1]) == ["a", "b", "m"]
+    assert roots_of(spelled[2:3]) == ["../lm"], "no folder of this machine's"
 
 
 def test_no_proxy_leads_to_this_machine(stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
