@@ -19,7 +19,9 @@ second on one holds up the others. --threads leaves some to the client and to th
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
+import sys
 import tempfile
 import time
 from contextlib import closing
@@ -41,6 +43,7 @@ from replug_client.retriever.encoder import EncoderOptions, load_encoder
 from replug_client.supervisor.client import RemoteSupervisor
 from replug_client.supervisor.open import SupervisorOptions, open_supervisor
 from replug_client.supervisor.protocol import Prompt
+from replug_client.threads import wait_asleep
 from replug_client.training.candidates import NO_PASSAGE, CandidateOptions
 from replug_client.training.heap import settled_heap
 from replug_client.training.loss import ObjectiveOptions
@@ -91,6 +94,9 @@ def main() -> None:
         if asked.threads < 1:
             parser.error("--threads must be at least 1")
         torch.set_num_threads(asked.threads)
+    if "OMP_WAIT_POLICY" not in os.environ:
+        wait_asleep()  # as `replug train` does; torch has been imported here, so in a process of its own
+        os.execv(sys.executable, [sys.executable, "-m", "benchmarks.pipeline", *sys.argv[1:]])
     formats = asked.formats.split(",")
     if asked.steps < 1 or asked.rounds < 1 or not set(formats) <= set(_FORMATS):
         parser.error(f"--steps and --rounds must be at least 1, --formats some of {','.join(_FORMATS)}")

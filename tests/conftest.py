@@ -43,3 +43,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group(group))
         order[item] = rank
     items.sort(key=order.__getitem__)
+
+
+@pytest.fixture(autouse=True)
+def _wait_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`replug train`, run in this process, must not say to what comes after it how threads wait."""
+    monkeypatch.setenv("OMP_WAIT_POLICY", "")
+    monkeypatch.delenv("OMP_WAIT_POLICY")

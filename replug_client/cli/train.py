@@ -32,6 +32,7 @@ from replug_client.cli.flags import (
 from replug_client.progress import configure_logging
 from replug_client.retriever.options import EncoderOptions
 from replug_client.supervisor.prompts import unescape
+from replug_client.threads import wait_asleep
 from replug_client.training.candidates import CandidateOptions
 from replug_client.training.choices import Aggregation, Objective
 from replug_client.training.modes import ModeOptions, RefreshSchedule
@@ -145,6 +146,8 @@ def train(
     """
     configure_logging(log_level)
     cache_dir = cache_dir or default_cache_dir()
+    if supervisor == "server":
+        wait_asleep()
     # Imported here: torch and transformers take seconds, which --help should not wait for.
     from replug_client.training.run import train_retriever
 

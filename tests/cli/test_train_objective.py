@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -152,3 +153,21 @@ def test_a_run_with_another_objective_says_so_in_its_record(
     assert record["options"]["target"]["temperature_gold"] is None
     assert f"temperature_gold = {objective['temperature_gold']:.4g} (auto)" in capsys.readouterr().err
     assert record["figures"]["log"][0]["contrastive_loss"] > 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "before", "after"),
+    [
+        ("", None, "passive"),
+        ("", "active", "active"),
+        ("--supervisor local", None, None),
+    ],
+)
+def test_beside_a_server_idle_threads_sleep_unless_the_caller_says_otherwise(
+    flags: str, before: str | None, after: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if before is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", before)
+    code, _ = asked(monkeypatch, *flags.split())
+    assert code == 0
+    assert os.environ.get("OMP_WAIT_POLICY") == after
