@@ -82,7 +82,8 @@ class StandIn:
         if path == "/health":
             return 0.0, 200, b""
         if path == "/inference/v1/generate" and self._generate:
-            return self._places.take(1), 200, generated(body)
+            ready = generated(body)
+            return self._places.take(1), 200, ready
         if method != "POST" or path != "/v1/completions":
             return (
                 0.0,
@@ -93,7 +94,8 @@ class StandIn:
         if "prompt_logprobs" not in payload:
             return 0.0, 400, b'{"error": {"message": "only prompt_logprobs is known here", "code": 400}}'
         prompts: list[list[int]] = payload["prompt"]
-        return self._places.take(len(prompts)), 200, completion(prompts).encode()
+        ready = completion(prompts).encode()
+        return self._places.take(len(prompts)), 200, ready
 
 
 class Connection(asyncio.Protocol):

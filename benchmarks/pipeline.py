@@ -14,6 +14,9 @@ In two formats: vllm-generate, which `python -m server` switches on where there 
 alone, some 600 bytes a pair), and vllm, which is all that vLLM gives on a CPU (those of the whole prompt, some 20,000
 bytes a pair). With few cores, what the client reads comes out of the steps: of a step that works on all of them, each
 second on one holds up the others. --threads leaves some to the client and to the stand-in, as a GPU would.
+
+Idle threads sleep, as `replug train` has it beside a server, unless OMP_WAIT_POLICY says otherwise; the CPU time of
+training alone is printed.
 """
 
 from __future__ import annotations
@@ -63,9 +66,10 @@ _SLOWNESS = (0.5, 1.0, 2.0)  # scoring alone, in units of training alone
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A training run: its seconds, those of them spent waiting for scores, and the pairs it asked for."""
+    """A training run: its seconds, its CPU's, those spent waiting for scores, and the pairs it asked for."""
 
     seconds: float
+    cpu_seconds: float
     waiting: float
     batches: list[list[Prompt]]
 
@@ -94,12 +98,12 @@ def main() -> None:
         if asked.threads < 1:
             parser.error("--threads must be at least 1")
         torch.set_num_threads(asked.threads)
-    if "OMP_WAIT_POLICY" not in os.environ:
-        wait_asleep()  # as `replug train` does; torch has been imported here, so in a process of its own
-        os.execv(sys.executable, [sys.executable, "-m", "benchmarks.pipeline", *sys.argv[1:]])
     formats = asked.formats.split(",")
     if asked.steps < 1 or asked.rounds < 1 or not set(formats) <= set(_FORMATS):
         parser.error(f"--steps and --rounds must be at least 1, --formats some of {','.join(_FORMATS)}")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        wait_asleep()  # as `replug train` does; torch has been imported here, so in a process of its own
+        os.execv(sys.executable, [sys.executable, "-m", "benchmarks.pipeline", *sys.argv[1:]])
     configure_logging("error")
     with tempfile.TemporaryDirectory() as folder:
         options = options_for(Path(folder), asked.steps)
@@ -119,7 +123,7 @@ def measure(options: TrainOptions, name: str, folder: Path, rounds: int) -> None
         pairs = sum(map(len, alone.batches))
         print(f"\n{name}: {options.steps.max_steps} steps of {_BATCH} examples, {pairs:,} pairs; seconds")
         print(_ROW.format("server's", "scoring alone", "training alone", "together", "(waiting)", "ratio"))
-        trainings, turns = [alone.seconds], [Turns(slowness) for slowness in _SLOWNESS]
+        trainings, turns = [alone], [Turns(slowness) for slowness in _SLOWNESS]
         for _ in range(rounds):
             for turn in turns:
                 latency = turn.slowness * alone.seconds * _PARALLEL / pairs
@@ -130,14 +134,16 @@ def measure(options: TrainOptions, name: str, folder: Path, rounds: int) -> None
                     raise SystemExit("the run beside the server asked for other pairs than the run alone")
                 turn.together.append(both.seconds)
                 turn.waiting.append(both.waiting)
-                trainings.append(train(options, fast, kept).seconds)
-        training, ratios = median(trainings), []
+                trainings.append(train(options, fast, kept))
+        training, ratios = median(run.seconds for run in trainings), []
         for turn in turns:
             scoring, together = median(turn.scoring), median(turn.together)
             ratios.append(together / max(scoring, training))
             figures = (turn.slowness * alone.seconds, scoring, training, together, median(turn.waiting))
             print(_ROW.format(*(f"{figure:.1f}" for figure in figures), f"{ratios[-1]:.2f}"), flush=True)
         print(f"largest ratio: {max(ratios):.2f} (goal: at most {_GOAL:g})")
+        cpu = median(run.cpu_seconds for run in trainings)
+        print(f"training alone: {cpu:.1f} s of CPU, OMP_WAIT_POLICY={os.environ['OMP_WAIT_POLICY']}")
 
 
 def check_format(options: TrainOptions, base_url: str, name: str) -> None:
@@ -199,10 +205,10 @@ def train(options: TrainOptions, base_url: str, cache: str | None) -> Trained:
             0.1, 0.1, options.target.score, options.target.kl, options.target.denominator
         )
         trainer, stream = build_trainer(options, prepared, objective, lambda _: None)
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         trainer.train()
-        seconds = time.perf_counter() - began
-        return Trained(seconds, stream.timings.waiting_for_scores, pairs_of(options, prepared))
+        seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+        return Trained(seconds, cpu, stream.timings.waiting_for_scores, pairs_of(options, prepared))
 
 
 def pairs_of(options: TrainOptions, prepared: Prepared) -> list[list[Prompt]]:

@@ -9,6 +9,6 @@ def wait_asleep() -> None:
     """Let idle OpenMP threads sleep, unless ``OMP_WAIT_POLICY`` says otherwise.
 
     By default they spin, on cores that others could use: the client of a server, or on one machine the server itself.
-    On 2 cores a training run took 30 % less CPU time for the same wall time asleep (``benchmarks/pipeline.py``).
+    ``benchmarks/pipeline.py`` prints the CPU time of a training run, with ``OMP_WAIT_POLICY=active`` the other one's.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")

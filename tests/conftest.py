@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -12,6 +13,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import pytest
 
+WAIT_POLICY = {name: value for name, value in os.environ.items() if name == "OMP_WAIT_POLICY"}
 SERVER_FIXTURE = "vllm_server"
 BROWSER_FIXTURE = "browser"
 
@@ -46,7 +48,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _wait_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+def _wait_policy() -> Iterator[None]:
     """`replug train`, run in this process, must not say to what comes after it how threads wait."""
-    monkeypatch.setenv("OMP_WAIT_POLICY", "")
-    monkeypatch.delenv("OMP_WAIT_POLICY")
+    yield
+    os.environ.pop("OMP_WAIT_POLICY", None)
+    os.environ.update(WAIT_POLICY)

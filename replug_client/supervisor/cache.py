@@ -30,6 +30,7 @@ from replug_client.supervisor.protocol import Prompt, Score
 _log = logging.getLogger(__name__)
 
 _FORMAT = 1
+_DIGITS = 2  # of the distance of two canaries, in nats
 _BUSY_MS = 60_000
 _KEYS_PER_QUERY = 500  # SQLite's oldest limit on the parameters of a statement is 999
 _PRAGMAS = (
@@ -219,6 +220,7 @@ def _connect(path: str) -> sqlite3.Connection:
             connection.execute(f"PRAGMA user_version={_FORMAT}")
         connection.execute("SELECT key, value FROM scores LIMIT 1").fetchone()
         connection.execute("SELECT fingerprint, identity, canary FROM supervisors LIMIT 1").fetchone()
+        connection.execute("SELECT other_names.identity, other_names.fingerprint FROM other_names LIMIT 1")
     except (sqlite3.Error, UnicodeDecodeError, _DamagedError) as error:
         connection.close()
         if isinstance(error, sqlite3.OperationalError) and not _tells_of_damage(error, path):
@@ -264,21 +266,24 @@ def _recognise(connection: sqlite3.Connection, identity: Identity) -> str:
         keys = [identity.key, *identity.other_keys]
         marks = ",".join("?" * len(keys))
         known = connection.execute(
-            f"SELECT fingerprint, identity, canary FROM supervisors WHERE identity IN ({marks}) OR fingerprint IN"
-            f" (SELECT fingerprint FROM other_names WHERE identity IN ({marks}))",
+            f"SELECT fingerprint, CAST(identity AS BLOB), canary FROM supervisors WHERE identity IN ({marks}) OR"
+            f" fingerprint IN (SELECT n.fingerprint FROM other_names AS n WHERE n.identity IN ({marks}))"
+            " ORDER BY supervisors.rowid",
             [*keys, *keys],
         ).fetchall()
         near = []
-        for fingerprint, name, value in known:
-            canary = _unpack(name.encode(), value)
+        for position, (fingerprint, name, value) in enumerate(known):
+            canary = _unpack(name, value) if isinstance(name, bytes) else None
             if canary is None or canary.num_tokens != identity.canary.num_tokens:
                 continue
             apart = difference(canary, identity.canary)
             if apart.is_noise:
-                near.append((apart.mean, str(fingerprint)))
+                # Replicas that were met one by one have several: which is taken must not depend on noise.
+                near.append((round(apart.mean, _DIGITS), position, str(fingerprint)))
         if near:
-            _insert_names(connection, min(near)[1], keys)
-            return min(near)[1]
+            found = min(near)[-1]
+            _insert_names(connection, found, keys)
+            return found
         _insert_supervisor(connection, identity.fingerprint, identity)
         return identity.fingerprint
 
@@ -288,7 +293,7 @@ def _insert_supervisor(connection: sqlite3.Connection, fingerprint: str, identit
     connection.execute(
         "INSERT OR IGNORE INTO supervisors VALUES (?, ?, ?)", (fingerprint, identity.key, canary)
     )
-    _insert_names(connection, fingerprint, identity.other_keys)
+    _insert_names(connection, fingerprint, [identity.key, *identity.other_keys])
 
 
 def _insert_names(connection: sqlite3.Connection, fingerprint: str, keys: Sequence[str]) -> None:

@@ -185,7 +185,9 @@ class RemoteSupervisor:
         # One token is generated, though nobody reads it.
         self.max_prompt_tokens = min(lengths) - 1 if lengths else _UNKNOWN_LENGTH
         # Which format was used is not in it: all give the same numbers.
-        root, *others = [{"kind": "server", "model": root} for root in roots_of(list(served.values()))]
+        # Of those alone whose canary was seen.
+        seen = [entry for endpoint, entry in served.items() if endpoint not in chosen.absent]
+        root, *others = [{"kind": "server", "model": root} for root in roots_of(seen)]
         self.identity = Identity(root, canary, tuple(others))
         self.fingerprint = self.identity.fingerprint
 

@@ -152,7 +152,15 @@ def is_proxied(base_url: str) -> bool:
     """Whether the environment names a proxy that leads to a server (``HTTP_PROXY`` and the like, ``NO_PROXY``)."""
     url, proxies = httpx2.URL(base_url), urllib.request.getproxies()
     named = proxies.get(url.scheme) or proxies.get("all")
-    return bool(named) and not is_loopback(base_url) and not urllib.request.proxy_bypass(url.host)
+    past = any(_is_named(url.host, entry.strip().lower()) for entry in proxies.get("no", "").split(","))
+    return bool(named) and not is_loopback(base_url) and not past
+
+
+def _is_named(host: str, entry: str) -> bool:
+    """Whether an entry of ``NO_PROXY`` surely means a host; of other forms (networks, ports) no past is made."""
+    if entry.startswith("."):
+        return host.endswith(entry)
+    return bool(entry) and (host == entry or host.endswith(f".{entry}"))
 
 
 def make_client(base_url: str, *, timeout: float = 600.0) -> openai.AsyncOpenAI:
@@ -190,7 +198,10 @@ class Endpoint:
         """
         self._client = client.with_options(max_retries=0)
         self._sender = sender
-        self.base_url = str(client.base_url).rstrip("/")
+        url = client.base_url
+        self._name = f"{url.userinfo.decode()}@" if url.userinfo else ""
+        # Without the name and the password, for what is said of it.
+        self.base_url = str(url).replace(f"//{self._name}", "//", 1).rstrip("/")
         self._root = self.base_url.removesuffix("/v1")
         self._timeout = _seconds(client.timeout)
 
@@ -210,7 +221,8 @@ class Endpoint:
         # openai's HTTP library knows all kinds of proxies, and names in a URL: then everything goes through it.
         if is_proxied(base_url) or url.userinfo:
             return cls(client)
-        context = httpx2.create_ssl_context() if url.scheme == "https" else None
+        trust_env = not is_loopback(base_url)
+        context = httpx2.create_ssl_context(trust_env=trust_env) if url.scheme == "https" else None
         return cls(client, Sender(_headers(client), context))
 
     async def served_model(self, model: str) -> ServedModel:
@@ -297,7 +309,7 @@ class Endpoint:
         """
         async with self._typed_errors(self.base_url + path, self._timeout):
             stream = await self._client.post(
-                self.base_url + path,
+                self._address(self.base_url + path),
                 cast_to=object,
                 body=payload,
                 stream=True,
@@ -315,10 +327,14 @@ class Endpoint:
                     raise _status_error(url, status, content)
                 return content
             if payload is None:
-                response = await self._client.get(url, cast_to=httpx2.Response)
+                response = await self._client.get(self._address(url), cast_to=httpx2.Response)
             else:
-                response = await self._client.post(url, cast_to=httpx2.Response, body=payload)
+                response = await self._client.post(self._address(url), cast_to=httpx2.Response, body=payload)
             return response.content
+
+    def _address(self, url: str) -> str:
+        """With the name again that is not to be said."""
+        return url.replace("//", f"//{self._name}", 1)
 
     @asynccontextmanager
     async def _typed_errors(self, url: str, seconds: float) -> AsyncIterator[None]:

@@ -17,7 +17,7 @@ class ClientOptions:
     Attributes:
         concurrency: Requests in flight at once at each server, over all submissions; ``auto`` finds out.
         prompts_per_request: Most prompts in one request. Each request costs the client some 0.3 ms of CPU, each
-            prompt in it 0.1 to 0.3: short prompts travel in large requests, and a trainer on these cores has the rest.
+            prompt in it 0.2 to 0.6: short prompts travel in large requests, and a trainer on these cores has the rest.
         tokens_per_request: Most tokens in one request; a longer prompt goes alone.
         attempts: How often a prompt is sent before what keeps it from a score counts as an error.
         first_wait: Seconds before the third attempt (the second often comes at once); doubled each time.

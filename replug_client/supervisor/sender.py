@@ -1,4 +1,4 @@
-"""Requests that score or answer: posted over connections that stay open, at little CPU time.
+"""Requests that score: posted over connections that stay open, at little CPU time.
 
 Where a request holds a single pair (``vllm-generate``), what it costs on this side decides how many pairs a second one
 process can ask for. Through the ``openai`` client that is several times what everything else of a pair costs, most

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -166,8 +168,21 @@ def test_a_run_with_another_objective_says_so_in_its_record(
 def test_beside_a_server_idle_threads_sleep_unless_the_caller_says_otherwise(
     flags: str, before: str | None, after: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     if before is not None:
         monkeypatch.setenv("OMP_WAIT_POLICY", before)
     code, _ = asked(monkeypatch, *flags.split())
     assert code == 0
     assert os.environ.get("OMP_WAIT_POLICY") == after
+
+
+def test_how_threads_wait_is_said_before_torch_is_there_to_hear_it() -> None:
+    program = """
+import sys
+from replug_client.cli import train
+from replug_client.cli.app import main
+train.wait_asleep = lambda: sys.exit("too late" if "torch" in sys.modules else "in time")
+main("train --passages p --data d --passages_embeddings e --model m".split())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert "in time" in done.stderr

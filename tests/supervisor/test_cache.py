@@ -196,6 +196,7 @@ def test_a_damaged_value_is_a_missing_one(
         (None, (47, b"\x09")),  # a format of the schema that is not known
         (b"canary", b"canarx"),
         (b"value BLOB", b"valuX BLOB"),
+        (b"other_names (identity", b"other_names (identitX"),
         (b"CREATE TABLE", b"CREATE \xff\xfeBLE"),
     ],
     ids=str,
@@ -312,6 +313,15 @@ def test_a_replica_alone_and_then_with_another_is_one_supervisor_too(path: Path)
     cache = ScoreCache(path)
     first = cache.recognise(named("b"))
     assert cache.recognise(named("a", "b")) == cache.recognise(named("a")) == first
+    cache.close()
+
+
+def test_of_replicas_met_one_by_one_the_same_is_taken_whatever_the_noise() -> None:
+    cache = ScoreCache(None)
+    first, second = cache.recognise(named("a")), cache.recognise(named("b"))
+    assert first != second
+    for shift in (-0.001, 0.0, 0.001):
+        assert cache.recognise(named("a", "b", shift=shift)) == cache.recognise(named("b", "a")) == first
     cache.close()
 
 

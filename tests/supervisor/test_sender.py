@@ -28,9 +28,9 @@ from replug_client.supervisor.endpoint import (
 )
 from tests.supervisor.fake_server import MODEL, FakeServer, running
 
-OPEN: dict[str, Callable[[str], Endpoint]] = {
-    "sender": lambda url: Endpoint.open(url, timeout=0.5),
-    "openai": lambda url: Endpoint(make_client(url, timeout=0.5)),
+OPEN: dict[str, Callable[[str, float], Endpoint]] = {
+    "sender": lambda url, seconds: Endpoint.open(url, timeout=seconds),
+    "openai": lambda url, seconds: Endpoint(make_client(url, timeout=seconds)),
 }
 Answer = bytes | None
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
@@ -76,9 +76,9 @@ def raw_server(answers: list[Answer]) -> Iterator[tuple[str, list[tuple[int, byt
         yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1", requests
 
 
-def post(kind: str, url: str, times: int = 1) -> list[bytes | SupervisorError]:
+def post(kind: str, url: str, times: int = 1, seconds: float = 60.0) -> list[bytes | SupervisorError]:
     async def run() -> list[bytes | SupervisorError]:
-        endpoint, found = OPEN[kind](url), list[bytes | SupervisorError]()
+        endpoint, found = OPEN[kind](url, seconds), list[bytes | SupervisorError]()
         for _ in range(times):
             try:
                 found.append(await endpoint.post("/completions", {"prompt": [1, 2], "text": "\u00e9"}))
@@ -124,7 +124,7 @@ def test_what_goes_wrong_has_the_same_type_either_way(
     kind: str, answer: Answer, expected: type[SupervisorError]
 ) -> None:
     with raw_server([answer]) as (url, _):
-        (error,) = post(kind, url)
+        (error,) = post(kind, url, seconds=0.5 if answer is None else 60.0)
     assert type(error) is expected, error
     assert url in str(error)
     assert "\n" not in str(error)
@@ -173,6 +173,13 @@ def test_a_name_in_the_url_is_said_to_the_server_and_not_lost() -> None:
     assert b"authorization: basic " in requests[0][1].lower()
 
 
+def test_a_password_is_in_no_message() -> None:
+    with raw_server([status(400)]) as (url, _):
+        (error,) = post("sender", url.replace("//", "//me:secret@"))
+    assert url in str(error)
+    assert "secret" not in str(error)
+
+
 def test_certificates_are_not_looked_for_where_none_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", "/a/file/that/is/gone.pem")
     with raw_server([OK]) as (url, _):
@@ -192,6 +199,10 @@ def test_a_proxy_counts_where_it_leads_to_the_server(monkeypatch: pytest.MonkeyP
     assert not is_proxied("http://gpu:8000/v1")
     assert not is_proxied("http://a.inside.example:8000/v1")
     assert is_proxied("http://elsewhere:8000/v1")
+    assert is_proxied("http://inside.example:8000/v1"), "a leading dot means what is below it"
+    monkeypatch.setenv("NO_PROXY", "10.0.0.0/8, inside.example")
+    assert not is_proxied("http://inside.example:8000/v1")
+    assert is_proxied("http://notinside.example:8000/v1")
 
 
 def test_a_client_with_a_transport_of_its_own_is_asked_for_everything() -> None:
