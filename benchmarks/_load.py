@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from replug_client.supervisor.endpoint import api_key
+from replug_client.supervisor.address import api_key
 from replug_client.supervisor.formats import WireFormat
 from replug_client.supervisor.protocol import Prompt
 

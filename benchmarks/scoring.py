@@ -36,10 +36,11 @@ from benchmarks._formats import format_table
 from benchmarks._load import request_bytes, run_load
 from benchmarks._server import running_server
 from demo.pipeline import LM
+from replug_client.supervisor.address import api_key
 from replug_client.supervisor.cache import ScoreCache
 from replug_client.supervisor.cached import CachedSupervisor
 from replug_client.supervisor.client import ClientOptions, RemoteSupervisor
-from replug_client.supervisor.endpoint import Endpoint, api_key
+from replug_client.supervisor.endpoint import Endpoint
 from replug_client.supervisor.formats import FORMATS, WireFormat
 from replug_client.supervisor.local import LocalSupervisor
 from replug_client.supervisor.options import LocalOptions

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from replug_client.errors import OptionError, SupervisorError
+from replug_client.supervisor.address import base_urls
 from replug_client.supervisor.cache import ScoreCache
 from replug_client.supervisor.cached import CachedSupervisor
 from replug_client.supervisor.client import RemoteSupervisor
-from replug_client.supervisor.endpoint import Endpoint, base_urls
+from replug_client.supervisor.endpoint import Endpoint
 from replug_client.supervisor.options import ClientOptions, LocalOptions
 from replug_client.supervisor.server_tokenizer import ServerTokenizer
 from replug_client.supervisor.tokenizer import SupervisorTokenizer, check_same_ids, load_tokenizer

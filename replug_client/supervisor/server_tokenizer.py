@@ -15,7 +15,8 @@ from replug_client.errors import (
     SupervisorUnavailableError,
     UnreadableAnswerError,
 )
-from replug_client.supervisor.endpoint import TRANSIENT, api_key, is_loopback
+from replug_client.supervisor.address import api_key, is_loopback
+from replug_client.supervisor.endpoint import TRANSIENT
 from replug_client.supervisor.options import ClientOptions
 from replug_client.supervisor.sender import KEEP_ALIVE_SECONDS
 from replug_client.supervisor.tokenizer import Offsets

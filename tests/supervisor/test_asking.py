@@ -193,9 +193,9 @@ def test_a_server_that_does_nothing_right_ends_a_submission_before_all_of_it_is_
     server = start(stack, FakeServer(mischief=times(10**6, lambda: (500, {"error": "broken"}))))
     supervisor = connect(stack, server)
     with pytest.raises(SupervisorUnavailableError, match="broken"):
-        supervisor.score(random_prompts(200))
+        supervisor.score(random_prompts(1000))  # while one waits to be asked again, others go on
     asked = {json.dumps(ids) for request in of_pairs(server) for ids in request["prompt"]}
-    assert len(asked) < 100
+    assert len(asked) < 500
 
 
 def test_a_wrong_answer_for_one_prompt_leaves_the_others(stack: ExitStack) -> None:

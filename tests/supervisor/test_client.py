@@ -19,13 +19,11 @@ from replug_client.errors import (
     SupervisorRequestError,
     SupervisorUnavailableError,
 )
+from replug_client.supervisor.address import base_urls, default_base_url, is_loopback
 from replug_client.supervisor.client import ClientOptions, RemoteSupervisor
 from replug_client.supervisor.endpoint import (
     Endpoint,
     ServedModel,
-    base_urls,
-    default_base_url,
-    is_loopback,
     roots_of,
 )
 from replug_client.supervisor.fake import hashed_log_probs

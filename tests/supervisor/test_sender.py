@@ -14,6 +14,7 @@ import openai
 import pytest
 
 from replug_client.errors import SupervisorError, SupervisorRequestError, SupervisorUnavailableError
+from replug_client.supervisor.address import is_proxied
 from replug_client.supervisor.client import RemoteSupervisor
 from replug_client.supervisor.endpoint import (
     BusyError,
@@ -23,7 +24,6 @@ from replug_client.supervisor.endpoint import (
     PromptRefusedError,
     RefusedForNowError,
     TimedOutError,
-    is_proxied,
     make_client,
 )
 from tests.supervisor.fake_server import MODEL, FakeServer, running
