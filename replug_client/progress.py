@@ -1,4 +1,4 @@
-"""What a person sees while a command works: progress bars on a terminal, and one log format."""
+"""What a person sees while a command works: bars on a terminal, lines in a log elsewhere, and one log format."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
@@ -26,8 +27,13 @@ from rich.text import Text
 from replug_client.errors import OptionError
 
 _LEVELS = ("debug", "info", "warning", "error")
+logger = logging.getLogger(__name__)
+
 _DELAY_SECONDS = 0.5
 _REFRESH_SECONDS = 0.1
+# Between the lines of a log, which stay: twice as long each time, up to the last.
+_LINE_SECONDS = 30.0
+_MAX_LINE_SECONDS = 600.0
 # Loggers that report each request or file at INFO; their warnings still come through.
 _CHATTY = (
     "httpx",
@@ -56,13 +62,11 @@ class _AmountColumn(ProgressColumn):
 
 
 class _RateColumn(ProgressColumn):
-    """``193/s``: units per second over the last half minute."""
+    """``193/s``, or ``4.2 s each``, over the last half minute."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(
-            "" if speed is None else f"{_quantity(speed, task.fields['unit'])}/s", style="progress.data.speed"
-        )
+        return Text("" if speed is None else _rate(speed, task.fields["unit"]), style="progress.data.speed")
 
 
 def _quantity(value: float, unit: str) -> str:
@@ -73,6 +77,22 @@ def _quantity(value: float, unit: str) -> str:
             return f"{value:.0f} {prefix}B"
         value /= 1000
     return f"{value:.1f} TB"
+
+
+def _rate(a_second: float, unit: str) -> str:
+    """``193/s``; of what takes more than a second, ``4.2 s each``."""
+    if unit == "B" or not 0 < a_second < 1:
+        return f"{_quantity(a_second, unit)}/s"
+    each = 1 / a_second
+    return f"{each:.1f} s each" if each < 10 else f"{_duration(each)} each"
+
+
+def _duration(seconds: float) -> str:
+    """``40 s``, ``12 min``, ``3 h 05 min``."""
+    if seconds < 119.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 class _Bars:
@@ -127,57 +147,126 @@ def mute() -> None:
 
 
 @contextlib.contextmanager
-def progress(description: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
+def progress(
+    description: str, total: int | None, unit: str, done: int = 0
+) -> Iterator[Callable[[int], None]]:
     """Show a bar with rate and time left while the block runs.
 
-    Silent when stderr is not a terminal, and for work that is over within half a second. Safe to
-    nest and to use from several threads; ``advance`` too.
+    Where stderr is no terminal (a log file, ``nohup``, a cluster's job) a line in the log instead, after half
+    a minute and then ever more seldom, up to ten minutes; and one at the end of what had lines. Silent for
+    work that is over sooner. Safe to nest and to use from several threads; ``advance`` too.
 
     Args:
         description: What is being done, for example ``"Embedding passages"``.
         total: How many units there are; ``None`` when that is not known.
         unit: What is counted, in the plural (``"passages"``); ``"B"`` is shown as KB, MB, GB.
+        done: Units that were done before the block, and are no part of the rate.
 
     Yields:
         ``advance(n)``: call it with the number of units done since the last call.
     """
-    if _muted or not sys.stderr.isatty():
+    if _muted:
         yield lambda _: None
         return
-    bar = _Bar(description, total, unit)
+    shown = (_Bar if sys.stderr.isatty() else _Lines)(description, total, unit, done)
     try:
-        yield bar.advance
+        yield shown.advance
     finally:
-        bar.close()
+        shown.close()
 
 
-class _Bar:
-    """One bar: appears after a moment, redraws a few times a second however often it is advanced."""
+class _Progress(ABC):
+    """Appears after a moment, and is shown anew at most as often as it is due, however often it is advanced."""
 
-    def __init__(self, description: str, total: int | None, unit: str) -> None:
-        self._what = (description, total, unit)
+    def __init__(self, description: str, total: int | None, unit: str, done: int) -> None:
+        self._description, self._total, self._unit = description, total, unit
+        self._done = done
         self._lock = threading.Lock()
-        self._done = 0
-        self._update: Callable[[int], None] | None = None
-        self._due = time.monotonic() + _DELAY_SECONDS
+        self._began = time.monotonic()
+        self._due = self._began + self._delay()
 
     def advance(self, count: int) -> None:
         with self._lock:
             self._done += count
             now = time.monotonic()
-            if now < self._due:
-                return
-            self._due = now + _REFRESH_SECONDS
-            if self._update is None:
-                self._update = _bars.show(*self._what, self._done)
-            else:
-                self._update(self._done)
+            if now >= self._due:
+                self._due = now + self._show(now)
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    @abstractmethod
+    def _delay(self) -> float:
+        """Seconds before it is shown at all."""
+
+    @abstractmethod
+    def _show(self, now: float) -> float:
+        """Show how far it is; seconds until it may be shown again."""
+
+
+class _Bar(_Progress):
+    """One bar among those of the terminal."""
+
+    _update: Callable[[int], None] | None = None
 
     def close(self) -> None:
         with self._lock:
             if self._update is not None:
                 self._update(self._done)
                 _bars.hide()
+
+    def _delay(self) -> float:
+        return _DELAY_SECONDS
+
+    def _show(self, now: float) -> float:
+        if self._update is None:
+            self._update = _bars.show(self._description, self._total, self._unit, self._done)
+        else:
+            self._update(self._done)
+        return _REFRESH_SECONDS
+
+
+class _Lines(_Progress):
+    """Lines in the log: ``Embedding passages: 12,345 of 38,195 passages, 60/s, 7 min left``."""
+
+    def __init__(self, description: str, total: int | None, unit: str, done: int) -> None:
+        super().__init__(description, total, unit, done)
+        self._gap = _LINE_SECONDS
+        self._first = done
+        self._last = (self._began, done)  # of the rate: when the last line was written, and what it said
+        self._lines = 0
+
+    def close(self) -> None:
+        with self._lock:
+            if self._lines:
+                now = time.monotonic()
+                self._write(f"{_duration(now - self._began)}, {self._rate(now, self._began, self._first)}")
+
+    def _delay(self) -> float:
+        return _LINE_SECONDS
+
+    def _show(self, now: float) -> float:
+        rate = self._rate(now, *self._last)
+        if self._total is None or self._done <= self._last[1]:
+            self._write(rate)
+        else:
+            left = (self._total - self._done) * (now - self._last[0]) / (self._done - self._last[1])
+            self._write(f"{rate}, {_duration(max(0.0, left))} left")
+        self._last = (now, self._done)
+        self._lines += 1
+        self._gap = min(_MAX_LINE_SECONDS, 2 * self._gap)
+        return self._gap
+
+    def _rate(self, now: float, since: float, done: int) -> str:
+        return _rate((self._done - done) / max(1e-9, now - since), self._unit)
+
+    def _write(self, rest: str) -> None:
+        amount = _quantity(self._done, self._unit)
+        if self._total is not None:
+            amount += f" of {_quantity(self._total, self._unit)}"
+        if self._unit != "B":
+            amount += f" {self._unit}"
+        logger.info("%s: %s, %s", self._description, amount, rest)
 
 
 class _StderrHandler(logging.StreamHandler[TextIO]):

@@ -1,4 +1,4 @@
-"""Bars on a terminal, silence elsewhere, one log format."""
+"""Bars on a terminal, now and then a line elsewhere, one log format."""
 
 from __future__ import annotations
 
@@ -93,13 +93,106 @@ def test_work_that_is_soon_over_shows_no_bar(
     assert screen.getvalue() == ""
 
 
-def test_nothing_is_shown_where_stderr_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    stream = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", stream)
-    monkeypatch.setattr(module, "_DELAY_SECONDS", 0.0)
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+def work(clock: Clock, advance: Callable[[int], None], seconds: int, a_second: int) -> None:
+    for _ in range(seconds):
+        clock.now += 1
+        advance(a_second)
+
+
+def test_where_stderr_is_no_terminal_there_are_lines_ever_more_seldom(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    with progress("Embedding passages", 40_000, "passages") as advance:
+        work(clock, advance, 35, 100)
+        assert caplog.messages == ["Embedding passages: 3,000 of 40,000 passages, 100/s, 6 min left"]
+        work(clock, advance, 65, 100)
+        work(clock, advance, 150, 200)
+    assert caplog.messages[1:] == [
+        "Embedding passages: 9,000 of 40,000 passages, 100/s, 5 min left",
+        "Embedding passages: 32,000 of 40,000 passages, 192/s, 42 s left",
+        "Embedding passages: 40,000 of 40,000 passages, 4 min, 160/s",
+    ]
+
+
+def test_lines_come_at_least_every_ten_minutes(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    with progress("training", 1_000_000, "steps") as advance:
+        work(clock, advance, 4 * 3600, 1)
+        lines = len(caplog.messages)
+        work(clock, advance, 3600, 1)
+        assert len(caplog.messages) == lines + 6
+    assert caplog.messages[-2].endswith("steps, 1/s, 272 h 51 min left")
+
+
+def test_what_is_soon_over_has_no_line(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     with progress("Reading", 10, "passages") as advance:
-        advance(10)
-    assert stream.getvalue() == ""
+        work(clock, advance, 29, 1)
+    assert caplog.messages == []
+
+
+def test_lines_count_what_was_done_before_but_not_in_the_rate(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    with progress("corpus.tar", 9_000_000, "B", 3_000_000) as advance:
+        work(clock, advance, 30, 100_000)
+    assert caplog.messages == [
+        "corpus.tar: 6 MB of 9 MB, 100 KB/s, 30 s left",
+        "corpus.tar: 6 MB of 9 MB, 30 s, 100 KB/s",
+    ]
+
+
+def test_lines_of_an_unknown_total_and_of_more_than_was_expected(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    with progress("scoring", None, "pairs") as advance, progress("Reading", 1, "rows") as more:
+        work(clock, advance, 30, 2)
+        more(2)
+        assert caplog.messages == ["scoring: 60 pairs, 2/s", "Reading: 2 of 1 rows, 15 s each, 0 s left"]
+
+
+def test_of_what_takes_longer_than_a_second_the_seconds_are_shown(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    with progress("training", 94, "steps") as advance:
+        for seconds in (34, 100, 1200):
+            clock.now += seconds
+            advance(1 if seconds < 1200 else 40)
+    assert caplog.messages == [
+        "training: 1 of 94 steps, 34 s each, 53 min left",
+        "training: 2 of 94 steps, 100 s each, 2 h 33 min left",
+        "training: 42 of 94 steps, 30 s each, 26 min left",
+        "training: 42 of 94 steps, 22 min, 32 s each",
+    ]
+
+
+def test_the_other_processes_of_a_run_write_no_lines(
+    clock: Clock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(module, "_muted", True)
+    with progress("Reading", 10, "passages") as advance:
+        work(clock, advance, 60, 1)
+    assert caplog.messages == []
 
 
 def test_bars_may_be_nested_and_come_from_several_threads(terminal: Callable[[], Terminal]) -> None:

@@ -179,8 +179,7 @@ def _embed(
     order = _by_length(store, manifest)
     step = options.batch_size * _BATCHES_A_CHUNK
     began, saved, first = time.monotonic(), time.monotonic(), done
-    with progress(f"Embedding passages ({directory.name})", manifest.rows, "passages") as advance:
-        advance(done)
+    with progress(f"Embedding passages ({directory.name})", manifest.rows, "passages", done) as advance:
         while done < manifest.rows:
             chunk = order[done : done + step]
             vectors[chunk] = _encode(model, store, manifest, chunk, options)

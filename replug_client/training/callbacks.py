@@ -129,8 +129,9 @@ class StepProgress(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Show the bar from where the run goes on."""
-        self._advance = self._bar.enter_context(progress("training", state.max_steps, "steps"))
-        self._advance(state.global_step)
+        self._advance = self._bar.enter_context(
+            progress("training", state.max_steps, "steps", state.global_step)
+        )
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
