@@ -90,7 +90,14 @@ MODES: dict[str, dict[str, str]] = {
     "query": {},
     "head": {"train": "head", "head_learning_rate": "1e-3"},
     # Passages that are encoded in each step cannot be drawn by the thousand; their memory is that of a chunk.
-    "both": {"train": "both", "index_negatives": "0", "grad_cache_chunk": "32", "learning_rate": "2e-5"},
+    # Each validation embeds all passages anew: only the last one is asked for.
+    "both": {
+        "train": "both",
+        "index_negatives": "0",
+        "grad_cache_chunk": "32",
+        "learning_rate": "2e-5",
+        "eval_every": "1000000",
+    },
 }
 _NO_DIRECTION = ("marginal",)
 COLUMNS = (

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, cast
 
@@ -27,6 +27,7 @@ from sentence_transformers import (
     SentenceTransformerTrainingArguments,
 )
 from torch import Tensor, nn
+from transformers import TrainingArguments
 
 from replug_client.compat.rag_system import (
     DEFAULT_PROMPT_TEMPLATE,
@@ -42,7 +43,8 @@ from replug_client.compat.rag_system import (
     supervisor_of,
 )
 from replug_client.errors import CorpusError, OptionError
-from replug_client.training.choices import Aggregation
+from replug_client.retriever.asymmetric import is_asymmetric
+from replug_client.training.choices import Aggregation, named
 from replug_client.training.objectives import aggregate, kl_divergence, log_distribution
 
 __all__ = [
@@ -164,13 +166,13 @@ class DataCollatorForLSR:
     def __post_init__(self) -> None:
         self.prompt_template = self.prompt_template or DEFAULT_PROMPT_TEMPLATE
         self.target_template = self.target_template or DEFAULT_TARGET_TEMPLATE
-        for template, fields in (
+        for template, names in (
             (self.prompt_template, ("{query}", "{context}")),
             (self.target_template, ("{response}",)),
         ):
-            if missing := [name for name in fields if name not in template]:
+            if missing := [name for name in names if name not in template]:
                 raise OptionError(f"template {template[:40]!r} lacks {' and '.join(missing)}")
-        self.score = Aggregation(self.score)
+        self.score = named(Aggregation, self.score, "score")
         self._generator = supervisor_of(self.rag_system.generator)
 
     @property
@@ -192,7 +194,9 @@ class DataCollatorForLSR:
             OptionError: anything but PyTorch tensors asked for, or a store without vectors.
         """
         if (return_tensors or self.default_return_tensors) != "pt":
-            raise OptionError(f"return_tensors is {return_tensors!r}; expected 'pt'")
+            raise OptionError(
+                f"return_tensors is {return_tensors or self.default_return_tensors!r}; expected 'pt'"
+            )
         queries = [_text(row, "query") for row in features]
         responses = [_text(row, "response") for row in features]
         vectors = nn.functional.normalize(self._encoded(queries), dim=-1)
@@ -207,10 +211,12 @@ class DataCollatorForLSR:
     def _encoded(self, queries: list[str]) -> Tensor:
         encoder = self.encoder
         features = encoder.preprocess(queries, prompt=encoder.prompts.get("query") or None, task="query")
-        moved = {
+        moved: dict[str, Any] = {
             name: value.to(encoder.device) if isinstance(value, Tensor) else value
             for name, value in features.items()
         }
+        if is_asymmetric(encoder):
+            moved["task"] = "query"
         vectors: Tensor = encoder(moved)["sentence_embedding"]
         return vectors.float()
 
@@ -252,7 +258,7 @@ class HuggingFaceTrainerForLSR:
     Args:
         rag_system: Of this module, or FedRAG's own.
         train_dataset: Rows with ``query`` and ``response``.
-        training_arguments: sentence-transformers' or transformers' own.
+        training_arguments: sentence-transformers', or transformers' own, which become these.
         data_collator: None is ``DataCollatorForLSR(rag_system)``.
         loss: None is ``LSRLoss()``.
         keywords: Passed on to ``SentenceTransformerTrainer``.
@@ -300,7 +306,7 @@ class HuggingFaceTrainerForLSR:
         self.rag_system = rag_system
         self.train_dataset = train_dataset
         self.model = trained_encoder(rag_system)
-        self.training_arguments = training_arguments or SentenceTransformerTrainingArguments()
+        self.training_arguments = _arguments(training_arguments)
         self._trainer = _Trainer(
             self.model,
             self.training_arguments,
@@ -340,9 +346,11 @@ class _Trainer(SentenceTransformerTrainer):
                 f"this trainer runs in one process, and {args.world_size} were started; use `replug train` instead"
             )
         self._collate, self._between = collator, loss
-        dataset = rows if isinstance(rows, Dataset) else Dataset.from_list([dict(row) for row in rows])
+        dataset = _dataset(rows)
         if not len(dataset):
             raise CorpusError("train_dataset is empty; expected rows with query and response")
+        if keywords.get("eval_dataset") is not None:
+            keywords["eval_dataset"] = _dataset(keywords["eval_dataset"])
         super().__init__(
             model=model,
             args=args,
@@ -362,6 +370,23 @@ class _Trainer(SentenceTransformerTrainer):
                 f"the loss is {float(loss.detach())}; lower the learning rate, or use score='mean'"
             )
         return (loss, batch) if return_outputs else loss
+
+
+def _arguments(given: Any) -> SentenceTransformerTrainingArguments:
+    """Transformers' arguments as sentence-transformers' trainer takes them."""
+    if given is None:
+        return SentenceTransformerTrainingArguments()
+    if isinstance(given, SentenceTransformerTrainingArguments):
+        return given
+    if not isinstance(given, TrainingArguments):
+        raise OptionError(f"training_arguments is {type(given).__name__}; expected TrainingArguments")
+    values = {item.name: getattr(given, item.name) for item in fields(TrainingArguments) if item.init}
+    return SentenceTransformerTrainingArguments(**values)
+
+
+def _dataset(rows: Any) -> Any:
+    """Rows as a ``Dataset``; one stays as it is, and so do several by name."""
+    return rows if isinstance(rows, Dataset | dict) else Dataset.from_list([dict(row) for row in rows])
 
 
 class _WithModel(nn.Module):

@@ -226,7 +226,10 @@ def _request(client: httpx2.Client, url: str, part: Path) -> None:
         start = have if answer.status_code == 206 else 0
         if start == 0:
             write_json(_state(part), {"url": url, "validator": _validator(answer)})
-        with part.open("r+b" if start else "wb") as stream, progress(_name(url), total, "B", start) as advance:
+        with (
+            part.open("r+b" if start else "wb") as stream,
+            progress(_name(url), total, "B", start) as advance,
+        ):
             stream.seek(start)
             for chunk in answer.iter_raw():
                 stream.write(chunk)

@@ -150,6 +150,10 @@ class Answerer:
         combination: Combination,
         options: GenerationOptions,
     ) -> _Asked:
+        if isinstance(passages, str):
+            raise OptionError(
+                f"passages are a text, {passages[:40]!r}; expected a list of texts, even of one"
+            )
         passages = () if combination is Combination.NONE else tuple(passages)
         if not passages and combination is not Combination.NONE:
             raise OptionError(f"combination {combination} needs at least one passage; without any, take none")

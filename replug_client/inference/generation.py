@@ -26,7 +26,7 @@ class GenerationOptions:
         temperature: 0 takes the most probable token (greedy); above it, probabilities are raised to ``1 / temperature``
             and one is drawn.
         top_p: Draw among the fewest tokens that hold this much probability; 1 draws among all.
-        stop: Texts that end the answer; none of them becomes part of it.
+        stop: Texts that end the answer, or one; none of them becomes part of it.
         seed: The same seed gives the same text; None draws anew each time.
     """
 
@@ -44,6 +44,9 @@ class GenerationOptions:
             raise OptionError(f"--temperature must be 0 (greedy) or more, not {self.temperature}")
         if not 0 < self.top_p <= 1:
             raise OptionError(f"--top_p must be above 0 and at most 1, not {self.top_p}")
+        stop: object = self.stop
+        if isinstance(stop, str):  # one text, and not the letters of it
+            object.__setattr__(self, "stop", (stop,))
         if not all(self.stop):
             raise OptionError(f"--stop takes texts that are not empty, not {self.stop!r}")
 

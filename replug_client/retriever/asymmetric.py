@@ -85,14 +85,19 @@ def passage_encoder_of(model: SentenceTransformer) -> SentenceTransformer:
 def _assemble(
     modules: list[nn.Module], query_encoder: SentenceTransformer, passage_encoder: SentenceTransformer
 ) -> SentenceTransformer:
-    prompts = {
+    # Plain `encode` is the passages', so prompts that are neither side's come from there.
+    document = passage_encoder.prompts.get("document") or ""
+    others = {name: prompt or "" for name, prompt in passage_encoder.prompts.items()}
+    prompts = others | {
         "query": query_encoder.prompts.get("query") or "",
-        "document": passage_encoder.prompts.get("document") or "",
+        "document": document,
+        "passage": passage_encoder.prompts.get("passage") or document,
     }
     return SentenceTransformer(
         modules=modules,
         device=str(passage_encoder.device),
-        prompts=prompts | {"passage": prompts["document"]},
+        prompts=prompts,
+        default_prompt_name=passage_encoder.default_prompt_name,
         similarity_fn_name=passage_encoder.similarity_fn_name,
         truncate_dim=passage_encoder.truncate_dim,
         local_files_only=True,

@@ -94,7 +94,7 @@ class ArrayIndex:
         rows: ``(n,)`` their corpus rows, ascending; None is ``0 .. n - 1``.
 
     Raises:
-        ArtefactError: no vectors, or rows that do not fit them.
+        ArtefactError: no vectors, one that is not finite, or rows that do not fit them.
 
     Example:
         >>> from replug_client.training import ArrayIndex
@@ -106,6 +106,10 @@ class ArrayIndex:
     def __init__(self, vectors: npt.ArrayLike, rows: Rows | None = None) -> None:
         self._vectors = np.ascontiguousarray(vectors, dtype=np.float32)
         check_vectors(self._vectors.shape)
+        if not np.isfinite(self._vectors).all():
+            raise ArtefactError(
+                "a passage's vector holds NaN or infinity; the encoder that made it is damaged."
+            )
         self._rows = np.arange(len(self._vectors)) if rows is None else np.asarray(rows, dtype=np.int64)
         if self._rows.shape != (len(self._vectors),) or (np.diff(self._rows) <= 0).any():
             raise ArtefactError(
@@ -324,6 +328,7 @@ def check_search(queries: npt.ArrayLike, k: int, index: PassageIndex) -> tuple[V
             f"queries of shape {queries.shape} for an index of dimension {index.dimension}: expected "
             f"(B, {index.dimension}). Queries and passages must come from one encoder."
         )
+    k = int(k)  # FAISS takes no integer of numpy's
     if k < 1:
         raise OptionError(f"k = {k} passages asked for: expected at least 1.")
     if not np.isfinite(queries).all():

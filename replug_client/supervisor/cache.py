@@ -73,15 +73,16 @@ class ScoreCache:
     and a new one is begun: scores can be computed again, a run should not end for them.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: str | Path | None) -> None:
         """Open or create the file; None keeps the scores in memory, for as long as this object lives.
 
         Raises:
             ScoreCacheError: the place cannot be written.
         """
-        self.path = path
+        self.path = None if path is None else Path(path)
         self._lock = threading.RLock()
         self._file: tuple[int, int] | None = None
+        self._closed = False
         self._recognised: list[tuple[str, Identity]] = []
         self._connection = self._open()
 
@@ -135,6 +136,7 @@ class ScoreCache:
     def close(self) -> None:
         """Close the file; whatever is asked afterwards raises ``ScoreCacheError``."""
         with self._lock:
+            self._closed = True
             self._connection.close()
 
     def _open(self, damage: str | None = None) -> sqlite3.Connection:
@@ -167,6 +169,10 @@ class ScoreCache:
     def _attempt(self, what: str, operation: Callable[[sqlite3.Connection], _T]) -> _T:
         """Run an operation, one thread at a time; where the file proves damaged, again on a new one."""
         with self._lock:
+            if self._closed:
+                raise ScoreCacheError(
+                    f"the score cache {self.path or 'in memory'} is closed; open another one"
+                )
             try:
                 try:
                     return operation(self._connection)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, InvalidStateError
@@ -11,7 +12,7 @@ from dataclasses import dataclass, replace
 from replug_client.errors import SupervisorError
 from replug_client.supervisor.cache import ScoreCache, cache_key
 from replug_client.supervisor.canary import Identity
-from replug_client.supervisor.checks import check_lengths
+from replug_client.supervisor.checks import check_lengths, check_scores
 from replug_client.supervisor.protocol import (
     OnScores,
     Prompt,
@@ -187,7 +188,11 @@ class CachedSupervisor:
     def _ask(self, submission: _Submission, keys: Sequence[bytes]) -> None:
         def keep(positions: Sequence[int], scores: Sequence[Score]) -> Retract:
             part = {keys[position]: score for position, score in zip(positions, scores, strict=True)}
-            self._cache.put(part.items())
+            check_scores([submission.prompts[key] for key in part], list(part.values()))
+            # What failed is handed on, and asked for again another time.
+            self._cache.put(
+                (key, score) for key, score in part.items() if not math.isnan(score.log_likelihood)
+            )
             self._finish(part)
             names = tuple(part)
             return lambda: self._cache.forget(names)

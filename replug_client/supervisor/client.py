@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import openai
 
-from replug_client.errors import SupervisorError
+from replug_client.errors import OptionError, SupervisorError
 from replug_client.supervisor.asking import Asker, Request, all_or_none
 from replug_client.supervisor.canary import Identity
 from replug_client.supervisor.checks import check_lengths
@@ -73,6 +73,10 @@ class RemoteSupervisor:
         """
         self._options = options or ClientOptions()
         given = [servers] if isinstance(servers, Server) else servers
+        if not given:
+            raise OptionError(
+                "no server was given; expected at least one base URL, as http://127.0.0.1:8000/v1"
+            )
         self._endpoints = [_endpoint(server) for server in given]
         self._closed = False
         self._pool: Pool | None = None

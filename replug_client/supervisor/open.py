@@ -47,7 +47,7 @@ class SupervisorOptions:
     kind: Literal["server", "local"] = "server"
     base_url: str | None = None
     tokenizer: str | None = None
-    cache_dir: Path | None = None
+    cache_dir: str | Path | None = None
     timeout: float = 600.0
     client: ClientOptions = field(default_factory=ClientOptions)
     local: LocalOptions = field(default_factory=LocalOptions)
@@ -62,7 +62,7 @@ def open_supervisor(options: SupervisorOptions) -> tuple[CachedSupervisor, Super
     """
     if options.kind not in ("server", "local"):
         raise OptionError(f"--supervisor must be server or local, not {options.kind!r}")
-    path = None if options.cache_dir is None else options.cache_dir / CACHE_FILE
+    path = None if options.cache_dir is None else Path(options.cache_dir) / CACHE_FILE
     cache = ScoreCache(path)
     supervisor: LocalSupervisor | RemoteSupervisor
     try:

@@ -64,6 +64,11 @@ class LSRTrainingArguments(SentenceTransformerTrainingArguments):
             )
         if self.index_negatives and self.train != Train.QUERY:
             raise OptionError("index_negatives needs train='query': its vectors come from the frozen index")
+        if self.prompts:
+            raise OptionError(
+                f"prompts is {self.prompts!r}; expected none: training takes the encoder's own, as encode_query and "
+                'encode_document do. Set model.prompts["query"] and model.prompts["document"] instead.'
+            )
         _ = self.candidates
 
     @property

@@ -11,13 +11,16 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from replug_client.artefacts import read_json, write_json
 from replug_client.progress import progress
 from replug_client.training.alarms import Freshness, Watch
 from replug_client.training.distributed import ALONE, Processes
 from replug_client.training.record import COMPLETE_NAME
-from replug_client.training.validation import SELECTION
+from replug_client.training.validation import SELECTION, HeldOutLikelihood, ValidationState
 
 logger = logging.getLogger(__name__)
+
+VALIDATION_NAME = "validation.json"
 
 
 class CompleteCheckpoints(TrainerCallback):
@@ -37,13 +40,42 @@ class CompleteCheckpoints(TrainerCallback):
         self._processes.wait()
         if not self._processes.is_first:
             return
-        folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        folder = _checkpoint(args, state)
         for path in folder.rglob("*"):
             if path.is_file():
                 descriptor = os.open(path, os.O_RDONLY)
                 os.fsync(descriptor)
                 os.close(descriptor)
         (folder / COMPLETE_NAME).touch()
+
+
+class KeptValidation(TrainerCallback):
+    """Keeps with each checkpoint what the next validation, and the report, need of the last one.
+
+    Stands before the callback that marks a checkpoint as whole.
+
+    Args:
+        evaluator: Validation; None where there is none.
+    """
+
+    def __init__(self, evaluator: HeldOutLikelihood | None) -> None:
+        self._evaluator = evaluator
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """A run that goes on knows what its last validation found."""
+        kept = _checkpoint(args, state) / VALIDATION_NAME
+        if self._evaluator is not None and state.global_step and kept.exists():
+            value = read_json(kept, mend="Begin anew with --overwrite.")
+            self._evaluator.state = ValidationState.from_json(value)
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Write it beside the checkpoint's weights."""
+        if self._evaluator is not None and state.is_world_process_zero:
+            write_json(_checkpoint(args, state) / VALIDATION_NAME, self._evaluator.state.to_json())
 
 
 class LogWithAdvice(TrainerCallback):
@@ -80,6 +112,10 @@ class LogWithAdvice(TrainerCallback):
             logger.info("step %d/%d  %s", state.global_step, state.max_steps, line)
         for alarm in self._watch.observe(state.global_step, logs):
             logger.warning("%s", alarm.message)
+
+
+def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
+    return Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
 
 
 class EarlyStopping(TrainerCallback):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from enum import StrEnum
+from typing import TypeVar
 
 from replug_client.errors import OptionError
 
@@ -44,6 +45,21 @@ class Denominator(StrEnum):
 
     CANDIDATES = "candidates"  # the query's own candidates: the paper
     BATCH = "batch"  # every candidate of every query in the batch; Q is 0 on other queries' passages
+
+
+_Choice = TypeVar("_Choice", bound=StrEnum)
+
+
+def named(kind: type[_Choice], value: str, name: str) -> _Choice:
+    """The choice that ``value`` is or names: ``Direction.Q_P``, or ``"q-p"``.
+
+    Raises:
+        OptionError: there is none of that name; says which there are.
+    """
+    try:
+        return kind(value)
+    except ValueError:
+        raise OptionError(f"{name} is {value!r}; expected one of {', '.join(kind)}") from None
 
 
 def direction_of(objective: Objective, kl: Direction | None) -> Direction:

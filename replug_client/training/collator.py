@@ -13,6 +13,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from replug_client.corpus.records import Example
+from replug_client.retriever.asymmetric import is_asymmetric
 from replug_client.training.candidates import NO_PASSAGE, Rows
 from replug_client.training.distributed import ALONE, Processes, own_part
 from replug_client.training.stream import ScoredCandidates
@@ -102,14 +103,14 @@ class LSRDataCollator:
         if (self.frozen is None) == (self.passage_texts is None):
             raise ValueError("expected either frozen passage vectors or passage texts, found both or neither")
 
-    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Tensor]:
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         """One batch, in the form that sentence-transformers' trainer splits into features and labels."""
         numbers = np.array([feature[EXAMPLE_COLUMN] for feature in features], dtype=np.int64)
         scored = self.take(numbers)
         everyone = numbers if scored.batch_examples is None else scored.batch_examples
         passages, labels = label_tensor(scored, self.negatives.draw(everyone) if self.negatives else None)
         if self.base_queries is not None:
-            batch = {"query_sentence_embedding": torch.from_numpy(self.base_queries(numbers))}
+            batch: dict[str, Any] = {"query_sentence_embedding": torch.from_numpy(self.base_queries(numbers))}
         else:
             batch = self._tokenised("query", [self.examples[number].query for number in numbers])
         if self.matches is not None:
@@ -125,14 +126,17 @@ class LSRDataCollator:
             batch |= self._tokenised("document", self.passage_texts(passages))
         return batch | {"label": labels}
 
-    def _tokenised(self, task: str, texts: list[str]) -> dict[str, Tensor]:
+    def _tokenised(self, task: str, texts: list[str]) -> dict[str, Any]:
         prompt = self.model.prompts.get(task) or None
         name = "query" if task == "query" else "passage"
         tokens = self.model.preprocess(texts, prompt=prompt, task=task)
         # The only number among the tensors; pooling that leaves the prompt out needs it (INSTRUCTOR).
         if isinstance(length := tokens.get("prompt_length"), int):
             tokens["prompt_length"] = torch.tensor([length])
-        return {f"{name}_{key}": value for key, value in tokens.items() if isinstance(value, Tensor)}
+        kept: dict[str, Any] = {key: value for key, value in tokens.items() if isinstance(value, Tensor)}
+        if is_asymmetric(self.model):  # a Router takes its route from it, and else its default one
+            kept["task"] = task
+        return {f"{name}_{key}": value for key, value in kept.items()}
 
 
 def label_tensor(scored: ScoredCandidates, negatives: Rows | None = None) -> tuple[Rows, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from replug_client.training.choices import (
     Objective,
     check_objective,
     direction_of,
+    named,
 )
 from replug_client.training.distributed import join_parts, of_all
 from replug_client.training.grad_cache import encode_in_chunks
@@ -36,10 +38,17 @@ from replug_client.training.objectives import (
 )
 from replug_client.training.sources import SOURCES
 
+_CHOICES: dict[str, type[StrEnum]] = {
+    "score": Aggregation,
+    "kl": Direction,
+    "denominator": Denominator,
+    "objective": Objective,
+}
+
 
 @dataclass(frozen=True, slots=True)
 class ObjectiveOptions:
-    """What the retriever is trained on.
+    """What the retriever is trained on. Choices may be given by name: ``kl="q-p"``, ``score="sum"``.
 
     Attributes:
         temperature_score: gamma, of the retrieval distribution P.
@@ -51,7 +60,7 @@ class ObjectiveOptions:
         contrastive_weight: Of the InfoNCE term beside it; 0 leaves it out.
 
     Raises:
-        OptionError: options that cannot be computed together.
+        OptionError: options that cannot be computed together, or no choice of that name.
     """
 
     temperature_score: float = 0.1
@@ -63,6 +72,9 @@ class ObjectiveOptions:
     contrastive_weight: float = 0.0
 
     def __post_init__(self) -> None:
+        for name, kind in _CHOICES.items():
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, named(kind, value, name))
         check_objective(self.objective, self.score, self.kl, self.denominator, self.contrastive_weight)
         object.__setattr__(self, "kl", direction_of(self.objective, self.kl))
 
@@ -83,9 +95,10 @@ class LSRLoss(nn.Module):
       query: missing ones, and those whose log-likelihood is not finite (scoring failed), are masked in P and
       in Q alike.
 
-    Similarities are dot products of the model's output: cosines, where the model normalises. Where the queries come
-    with ``lexical`` ``(batch, N, 2)``, how well words match, these are added by the weights that the model has for them
-    (:mod:`replug_client.retriever.hybrid`).
+    Similarities are dot products of the model's output, cut to its ``truncate_dim`` where it has one, in float32:
+    cosines, where the model normalises. Where the queries come with ``lexical`` ``(batch, N, 2)``, how well words
+    match, these are added by the weights that the model has for them (:mod:`replug_client.retriever.hybrid`). Without
+    ``options``, :class:`ObjectiveOptions`' own hold, the paper's.
 
     Of a :class:`~replug_client.retriever.projection.ProjectedEncoder` ``sentence_embedding`` is the base's, of
     queries too where they come so, and is projected here with gradient. ``isotropy_weight`` adds
@@ -120,14 +133,14 @@ class LSRLoss(nn.Module):
     def __init__(
         self,
         model: SentenceTransformer,
-        options: ObjectiveOptions,
+        options: ObjectiveOptions | None = None,
         *,
         grad_cache_chunk: int = 0,
         isotropy_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.model = model
-        self.options = options
+        self.options = options or ObjectiveOptions()
         self._chunk = grad_cache_chunk
         self._isotropy_weight = isotropy_weight
         self._projects = isinstance(model, ProjectedEncoder)
@@ -141,11 +154,13 @@ class LSRLoss(nn.Module):
         # The one pass through a wrapper for several processes: it is ready for one backward pass, and the queries
         # go through all that is trained.
         encoded = self.model(queries)
-        query_vectors = encoded["sentence_embedding"].float()
-        passage_vectors = self._passage_vectors(passages).float()
+        query_vectors = self._cut(encoded["sentence_embedding"])
+        passage_vectors = self._cut(self._passage_vectors(passages))
         if columns is not None:
             passage_vectors = join_parts(passage_vectors, int(columns))
-        similarity = query_vectors @ passage_vectors.T
+        # An autocast around the loss would make bfloat16 of the product, which tells close passages apart no more.
+        with torch.autocast(query_vectors.device.type, enabled=False):
+            similarity = query_vectors @ passage_vectors.T
         if matches is not None:
             similarity = similarity + (matches * encoded[PARAMETER]).sum(dim=-1)
         loss = self.from_similarity(similarity, labels)
@@ -156,6 +171,11 @@ class LSRLoss(nn.Module):
             self.last["isotropy"] = isotropy.detach()
             loss = loss + self._isotropy_weight * isotropy
         return loss
+
+    def _cut(self, vectors: Tensor) -> Tensor:
+        """Float32, as long as ``encode`` gives them: the model's modules know nothing of ``truncate_dim``."""
+        length = getattr(getattr(self.model, "module", self.model), "truncate_dim", None)
+        return (vectors if self._projects else vectors[:, :length]).float()
 
     def _passage_vectors(self, passages: dict[str, Tensor]) -> Tensor:
         if "input_ids" not in passages and not self._projects:
@@ -172,8 +192,10 @@ class LSRLoss(nn.Module):
         """The loss from ``(batch, N)`` similarities and the labels described above."""
         options = self.options
         log_likelihood, columns = labels[..., 0], labels[..., 3].long()
-        counts = labels[:, 0, 1], labels[:, 0, 2]
         mask = (columns >= 0) & log_likelihood.isfinite()
+        # Those of the continuation, which all candidates share; a missing one may have none.
+        tokens, num_bytes = (labels[..., which].masked_fill(~mask, 0).amax(dim=1) for which in (1, 2))
+        counts = tokens, num_bytes
         scores = target_scores(log_likelihood, *counts, options.score, options.objective, mask)
         log_q = log_distribution(scores, options.temperature_gold, mask).to(similarity.dtype)
         own = similarity.gather(1, columns.clamp(min=0))

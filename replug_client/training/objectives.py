@@ -48,7 +48,7 @@ def target_scores(
     Returns:
         ``(batch, K)``; what stands where the mask is false means nothing.
     """
-    if objective is Objective.LOOP:
+    if Objective(objective) is Objective.LOOP:
         log_likelihood = -leave_one_out(log_likelihood, mask)
     return aggregate(log_likelihood, num_tokens, num_bytes, how)
 
@@ -91,7 +91,11 @@ def aggregate(log_likelihood: Tensor, num_tokens: Tensor, num_bytes: Tensor, how
 
     Returns:
         ``(batch, K)`` scores: nats per token, nats, nats per byte, or a probability.
+
+    Raises:
+        ValueError: no such aggregation.
     """
+    how = Aggregation(how)
     if how is Aggregation.SUM:
         return log_likelihood
     if how is Aggregation.PROBABILITY:
@@ -128,9 +132,9 @@ def kl_divergence(log_a: Tensor, log_b: Tensor) -> Tensor:
         log_b: ``(..., K)`` the same for B.
 
     Returns:
-        ``(...)``; differentiable in both, with no NaN gradient at -inf.
+        ``(...)``; differentiable in both, with no NaN gradient at -inf. NaN where there is one in either.
     """
-    inside = torch.isfinite(log_a)
+    inside = ~torch.isneginf(log_a)
     # The double `where` keeps -inf out of the graph: 0 * inf would turn the gradient into NaN.
     safe_a = torch.where(inside, log_a, torch.zeros_like(log_a))
     safe_b = torch.where(inside, log_b, torch.zeros_like(log_b))
@@ -140,7 +144,7 @@ def kl_divergence(log_a: Tensor, log_b: Tensor) -> Tensor:
 
 def entropy(log_probabilities: Tensor) -> Tensor:
     """Entropy of each row in nats: ``(..., K)`` log-probabilities in, ``(...)`` out."""
-    inside = torch.isfinite(log_probabilities)
+    inside = ~torch.isneginf(log_probabilities)
     safe = torch.where(inside, log_probabilities, torch.zeros_like(log_probabilities))
     return -(safe.exp() * safe * inside).sum(dim=-1)
 
@@ -154,11 +158,11 @@ def lsr_loss(log_p: Tensor, log_q: Tensor, direction: Direction) -> Tensor:
         direction: KL(P||Q) needs Q > 0 wherever P > 0.
 
     Raises:
-        ValueError: KL(P||Q) asked for where Q is 0 and P is not (it would be infinite).
+        ValueError: KL(P||Q) asked for where Q is 0 and P is not (it would be infinite), or no such direction.
     """
-    if direction is Direction.Q_P:
+    if Direction(direction) is Direction.Q_P:
         return kl_divergence(log_q, log_p).mean()
-    if bool((torch.isfinite(log_p) & ~torch.isfinite(log_q)).any()):
+    if bool((~torch.isneginf(log_p) & torch.isneginf(log_q)).any()):
         raise ValueError(
             "KL(P||Q) is infinite: Q is 0 on passages that P gives mass to. "
             "Use the query's own candidates as denominator, or the direction q-p."
@@ -218,5 +222,5 @@ def spread_to_batch(log_q: Tensor, columns: Tensor, num_columns: int) -> Tensor:
         ``(batch, N)`` log-probabilities; -inf on every passage that is not the query's own candidate.
     """
     spread = log_q.new_full((log_q.shape[0], num_columns + 1), -math.inf)
-    safe = torch.where(torch.isfinite(log_q), columns, num_columns)
+    safe = torch.where(torch.isneginf(log_q), num_columns, columns)
     return spread.scatter(1, safe, log_q)[:, :num_columns]

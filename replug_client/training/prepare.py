@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ from replug_client.corpus.records import Example
 from replug_client.corpus.store import PassageStore
 from replug_client.errors import OptionError
 from replug_client.retriever.asymmetric import is_asymmetric
-from replug_client.retriever.encoder import check_projection_size, load_encoder
+from replug_client.retriever.encoder import ComputeDtype, check_projection_size, load_encoder
 from replug_client.retriever.hybrid import LazyMatches
 from replug_client.retriever.index import FaissIndex, PassageIndex, check_fresh, positions
 from replug_client.retriever.lexical import LexicalIndex
@@ -48,6 +49,7 @@ class Prepared:
         sets: Training and validation examples.
         miner: Finds candidates.
         matches: Gives the terms of the indexed passages.
+        index_dtype: Precision of the encoder when the base's index was embedded.
         processes: Which share in the run.
     """
 
@@ -61,6 +63,7 @@ class Prepared:
     sets: ExampleSets
     miner: CandidateMiner
     matches: LazyMatches
+    index_dtype: ComputeDtype
     processes: Processes = ALONE
 
     def prompt(self, example: Example, row: int) -> Prompt:
@@ -141,7 +144,18 @@ def prepare(
     miner = CandidateMiner(index, lexical, index.rows, options.candidates, options.steps.seed, matches)
     model = trainable_encoder(options, base, index)
     return Prepared(
-        model, base, store, index, index.rows, supervisor, builder, sets, miner, matches, processes
+        model,
+        base,
+        store,
+        index,
+        index.rows,
+        supervisor,
+        builder,
+        sets,
+        miner,
+        matches,
+        cast(ComputeDtype, shards[0].manifest.compute_dtype),
+        processes,
     )
 
 

@@ -22,6 +22,7 @@ from replug_client.training.candidates import Rows
 from replug_client.training.options import Train, TrainOptions
 from replug_client.training.prepare import Prepared
 from replug_client.training.rerank import RerankedIndex
+from replug_client.training.validation import full_precision
 
 logger = logging.getLogger(__name__)
 
@@ -127,10 +128,17 @@ class Refresher:
         """What :meth:`prepare_validation` made ready."""
         return self._validated
 
-    def prepare_validation(self) -> None:
-        """Ready the index for the model as it is: the base's where passages are frozen, else one of its own."""
-        if self._options.steps.train is not Train.QUERY:
-            self._validated = FaissIndex.from_vectors(self._embed_anew(), self._prepared.indexed)
+    def prepare_validation(self, step: int) -> None:
+        """Ready the index for the model as it is at this optimiser step.
+
+        The base's where passages are frozen, or encoded by the base's weights before the first step; else one of its
+        own.
+        """
+        if self._options.steps.train is Train.HEAD or (self._options.steps.train is Train.BOTH and step > 0):
+            # In the precision of the base's index: else a difference of precisions would count as one of weights.
+            with full_precision(self._prepared.model):
+                vectors = self._embed_anew(self._prepared.index_dtype)
+            self._validated = FaissIndex.from_vectors(vectors, self._prepared.indexed)
 
     def _keep_up_beside(self, background: BackgroundEmbedding, step: int, due: int) -> None:
         steps, modes = self._options.steps, self._options.modes
@@ -216,8 +224,11 @@ class Refresher:
             ),
         )
 
-    def _embed_anew(self) -> Vectors:
-        """``(n, D)`` of all passages with the weights as they are; one matrix product for a projection."""
+    def _embed_anew(self, dtype: ComputeDtype | None = None) -> Vectors:
+        """``(n, D)`` of all passages with the weights as they are; one matrix product for a projection.
+
+        ``dtype`` is the encoder's precision; None is that of the training.
+        """
         began = time.perf_counter()
         prepared = self._prepared
         if self._options.steps.train is Train.HEAD:
@@ -228,7 +239,7 @@ class Refresher:
                 lambda positions: encode_passages(
                     prepared.model,
                     prepared.store.texts(prepared.indexed[positions]),
-                    dtype=self._dtype,
+                    dtype=dtype or self._dtype,
                     description="re-embedding the passages",
                 ),
             )

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from replug_client.artefacts import atomic_write
 from replug_client.corpus.records import Example
+from replug_client.errors import SupervisorError
 from replug_client.supervisor.protocol import Prompt, Score, StreamingSupervisor
 from replug_client.training.candidates import NO_PASSAGE, Rows
 from replug_client.training.distributed import ALONE, Processes
@@ -184,6 +185,13 @@ class CandidateStream:
         """Of the whole batch: what this process scored, and what the others did."""
         log_likelihoods = np.zeros(pending.rows.shape, dtype=np.float64)
         owned = (pending.rows != NO_PASSAGE) & self._processes.owns(pending.examples)[:, None]
+        for line, score in zip(np.nonzero(owned)[0].tolist(), scores, strict=True):
+            expected = len(self._examples[pending.examples[line]].continuation_ids)
+            if score.num_tokens != expected:
+                raise SupervisorError(
+                    f"example {pending.examples[line]}: the supervisor gave {score.num_tokens} log-probs for a "
+                    f"continuation of {expected} tokens; expected one a token, in order"
+                )
         log_likelihoods[owned] = [score.log_likelihood for score in scores]
         return self._processes.total(log_likelihoods)
 

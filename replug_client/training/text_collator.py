@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
+from replug_client.errors import OptionError
 from replug_client.retriever.encoder import encode_passages, encode_queries
 from replug_client.retriever.index import ArrayIndex, PassageIndex
 from replug_client.retriever.lexical import LexicalIndex
@@ -45,6 +47,7 @@ class DataCollatorForLSR:
 
     Raises:
         CorpusError: passages that are no texts.
+        OptionError: parts that are no encoder, supervisor, tokenizer or index.
 
     Example:
         >>> import torch
@@ -84,6 +87,7 @@ class DataCollatorForLSR:
     valid_label_columns: list[str] = field(default_factory=lambda: ["label"])
 
     def __post_init__(self) -> None:
+        check_parts(self.model, self.supervisor, self.tokenizer, self.index)
         self._corpus = TextCorpus(self.passages)
         self._scorer = TextScorer(
             self._corpus,
@@ -97,13 +101,20 @@ class DataCollatorForLSR:
         assert self.index is not None  # by refresh
         self._miner = miner_of(self._corpus, self.passages, self.index, self.candidates, self.seed)
 
-    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """One batch: ``query_*``, ``passage_*`` and ``label`` tensors, as :func:`split_batch` reads them.
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        """One batch, as :func:`split_batch` reads it: ``query_*``, ``passage_*`` and ``label`` tensors, and for a model
+        with a ``Router`` the names of its routes.
 
         Raises:
             CorpusError: a row without query or continuation.
             SupervisorError: a pair cannot be scored.
+            OptionError: called in a worker process.
         """
+        if get_worker_info() is not None:
+            raise OptionError(
+                "DataCollatorForLSR was called in a DataLoader's worker, which has neither the encoder as it is nor "
+                "the supervisor's connections; expected num_workers=0"
+            )
         assert self.index is not None  # by __post_init__
         examples = self._scorer.examples(features)
         queries = [example.query for example in examples]
@@ -126,6 +137,27 @@ class DataCollatorForLSR:
         self.index = ArrayIndex(encode_passages(self.model, list(self.passages)))
 
 
+def check_parts(model: object, supervisor: object, tokenizer: object, index: object) -> None:
+    """Refuse what is easily taken for a part of the training, and is another thing.
+
+    Raises:
+        OptionError: says what was found, and what makes the part.
+    """
+    for name, found, kind, mend in (
+        ("model", model, SentenceTransformer, "a SentenceTransformer, which gives one vector a text"),
+        (
+            "supervisor",
+            supervisor,
+            Supervisor,
+            "a Supervisor: open_supervisor(...) gives it and its tokenizer",
+        ),
+        ("tokenizer", tokenizer, SupervisorTokenizer, "the supervisor's: open_supervisor(...) gives both"),
+        ("index", index, PassageIndex | None, "an index: ArrayIndex(vectors) makes one, or None"),
+    ):
+        if not isinstance(found, kind):
+            raise OptionError(f"{name} is {type(found).__name__}; expected {mend}")
+
+
 def miner_of(
     corpus: TextCorpus, texts: Sequence[str], index: PassageIndex, options: CandidateOptions, seed: int
 ) -> CandidateMiner:
@@ -144,8 +176,8 @@ def miner_of(
 
 
 def split_batch(
-    batch: Mapping[str, Tensor], device: str | torch.device | None = None
-) -> tuple[list[dict[str, Tensor]], Tensor]:
+    batch: Mapping[str, Any], device: str | torch.device | None = None
+) -> tuple[list[dict[str, Any]], Tensor]:
     """What a collator gave, as a sentence-transformers loss takes it: ``loss(*split_batch(batch))``.
 
     Args:
@@ -155,7 +187,10 @@ def split_batch(
     Returns:
         ``[query features, passage features]`` and the labels.
     """
-    moved = {name: value if device is None else value.to(device) for name, value in batch.items()}
+    moved = {
+        name: value.to(device) if device is not None and isinstance(value, Tensor) else value
+        for name, value in batch.items()
+    }
     features = [
         {name.removeprefix(prefix): value for name, value in moved.items() if name.startswith(prefix)}
         for prefix in _PREFIXES

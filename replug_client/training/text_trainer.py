@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import copy
 import math
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.evaluation import SequentialEvaluator
 from transformers import PrinterCallback
 from transformers.trainer_utils import TrainOutput
 
 from replug_client.corpus.store import PassageStore
-from replug_client.errors import OptionError
+from replug_client.errors import CorpusError, OptionError
 from replug_client.retriever.asymmetric import combine
 from replug_client.retriever.encoder import encode_passages, encode_queries
 from replug_client.retriever.index import ArrayIndex, PassageIndex
@@ -24,19 +24,19 @@ from replug_client.supervisor.protocol import StreamingSupervisor
 from replug_client.supervisor.tokenizer import SupervisorTokenizer
 from replug_client.training.alarms import Freshness
 from replug_client.training.arguments import LSRTrainingArguments
-from replug_client.training.callbacks import LogWithAdvice
+from replug_client.training.callbacks import KeptValidation, LogWithAdvice
 from replug_client.training.candidates import Rows
 from replug_client.training.choices import Denominator
 from replug_client.training.collator import IndexNegatives, LSRDataCollator
 from replug_client.training.lora import has_lora, merge_lora
-from replug_client.training.loss import LSRLoss, ObjectiveOptions
+from replug_client.training.loss import LSRLoss
 from replug_client.training.options import Train
 from replug_client.training.schedule import Schedule
 from replug_client.training.stream import CandidateStream
-from replug_client.training.text_collator import miner_of
+from replug_client.training.text_collator import check_parts, miner_of
 from replug_client.training.texts import TextCorpus, TextScorer
 from replug_client.training.trainer import LSRTrainer, StreamHooks, freeze_word_embeddings, set_dropout
-from replug_client.training.validation import DEPTH, HeldOutLikelihood, ValidationSet
+from replug_client.training.validation import DEPTH, HeldOutLikelihood, ValidationSet, full_precision
 
 _STATIC_GENERATION = 100
 
@@ -51,8 +51,8 @@ class TrainerForLSR(LSRTrainer):
         model: The encoder; it is trained in place.
         args: Training arguments.
         train_dataset: Rows with ``query`` and ``continuation``: a ``datasets.Dataset``, or a list.
-        eval_dataset: The same, held out; the figures of ``HeldOutLikelihood`` are then logged as ``eval_*``.
-            Where rows name their ``document``, intervals are over documents.
+        eval_dataset: The same, held out; the figures of ``HeldOutLikelihood`` are then logged as ``eval_*``, before
+            those of an ``evaluator`` of yours. Where rows name their ``document``, intervals are over documents.
         loss: An :class:`LSRLoss` over ``model``; None is REPLUG's own, with gamma and beta 0.1.
         passages: The corpus, as texts.
         supervisor: The LM that scores.
@@ -61,8 +61,9 @@ class TrainerForLSR(LSRTrainer):
         keywords: Passed on to the parents (``callbacks``, ``optimizers``, ...).
 
     Raises:
-        CorpusError: rows or passages that are no texts.
-        OptionError: several processes, a loss over another model, or negatives that it has no use for.
+        CorpusError: rows or passages that are no texts, or none.
+        OptionError: parts that are no encoder, arguments, supervisor, tokenizer or index; several processes, a loss
+            over another model, or negatives that it has no use for.
 
     Example:
         >>> import tempfile
@@ -100,7 +101,8 @@ class TrainerForLSR(LSRTrainer):
         index: PassageIndex | None = None,
         **keywords: Any,
     ) -> None:
-        loss = loss or LSRLoss(model, ObjectiveOptions())
+        check_parts(model, supervisor, tokenizer, index)
+        loss = loss or LSRLoss(model)
         _check(model, args, loss)
         set_dropout(model, args.dropout)
         if not args.train_word_embeddings:
@@ -116,14 +118,14 @@ class TrainerForLSR(LSRTrainer):
         self._encoder, self._base = model, copy.deepcopy(model)
         self._is_static = args.refresh_every == 0
         self._frozen = args.train == Train.QUERY
+        self._supervisor, self._n_docs, self._objective = supervisor, args.n_docs, loss.options
         self.index: PassageIndex = self._embedded() if index is None else index
         self._miner = miner_of(self._corpus, passages, self.index, args.candidates, args.seed)
         self._examples = self._scorer.examples(train_dataset)
         self._folder = Path(str(args.output_dir)) / "candidates"
         accumulation = args.gradient_accumulation_steps
-        schedule = Schedule(
-            len(self._examples), args.per_device_train_batch_size, args.data_seed or args.seed, accumulation
-        )
+        data_seed = args.seed if args.data_seed is None else args.data_seed
+        schedule = Schedule(len(self._examples), args.per_device_train_batch_size, data_seed, accumulation)
         stream = self._stream(args, schedule, supervisor)
         refresh = None if self._frozen or self._is_static else self._refresh
         collator = LSRDataCollator(
@@ -136,23 +138,79 @@ class TrainerForLSR(LSRTrainer):
             if args.index_negatives
             else None,
         )
+        callbacks: list[Any] = [LogWithAdvice(Freshness(refresh_every=args.refresh_every))]
         if eval_dataset is not None:
-            keywords["evaluator"] = self._evaluator(eval_dataset, supervisor, args.n_docs, loss)
+            own = self._evaluator(eval_dataset, self.index)
+            theirs = keywords.get("evaluator") or []
+            theirs = theirs if isinstance(theirs, list) else [theirs]
+            keywords["evaluator"] = SequentialEvaluator([own, *theirs], _first) if theirs else own
+            callbacks.append(KeptValidation(own))
         hooks = StreamHooks(
             stream, self._mine, refresh, accumulation, first_is_own=args.n_docs > 0, passages=len(passages)
         )
         super().__init__(model, args, loss, collator, schedule, hooks, **keywords)
         # transformers' own printer says the same as LogWithAdvice, as raw dictionaries.
         self.remove_callback(PrinterCallback)
-        self.add_callback(LogWithAdvice(Freshness(refresh_every=args.refresh_every)))
+        for callback in callbacks:
+            self.add_callback(callback)
 
     def train(
         self, resume_from_checkpoint: str | bool | None = None, *arguments: Any, **keywords: Any
     ) -> TrainOutput:
-        """As the parent's; a run that begins anew forgets the candidates of an earlier one in the same folder."""
+        """As the parent's; a run that begins anew forgets the candidates of an earlier one in the same folder.
+
+        Where passages have been trained, :attr:`index` is of the final weights afterwards.
+        """
         if not resume_from_checkpoint:
-            shutil.rmtree(self._folder, ignore_errors=True)
-        return cast(TrainOutput, super().train(resume_from_checkpoint, *arguments, **keywords))
+            for path in self._folder.glob("generation_*.npy"):
+                path.unlink()
+        output = cast(TrainOutput, super().train(resume_from_checkpoint, *arguments, **keywords))
+        if not self._frozen:
+            self.index = self._embedded()
+            if not self._is_static:
+                self._miner.index = self.index
+        return output
+
+    def evaluate(  # type: ignore[override]
+        self,
+        eval_dataset: Iterable[Mapping[str, Any]] | Mapping[str, Iterable[Mapping[str, Any]]] | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """The figures of validation; of ``eval_dataset``, where given, those of ``HeldOutLikelihood``.
+
+        Args:
+            eval_dataset: Rows, or several sets of them by name; None takes what the trainer was made with.
+            ignore_keys: The parent's.
+            metric_key_prefix: Stands before each figure's name.
+
+        Raises:
+            CorpusError: as at the start.
+        """
+        if eval_dataset is None:
+            return super().evaluate(None, ignore_keys, metric_key_prefix)
+        if isinstance(eval_dataset, Mapping):
+            sets = [
+                self.evaluate(rows, ignore_keys, f"{metric_key_prefix}_{name}")
+                for name, rows in eval_dataset.items()
+            ]
+            return {name: figure for figures in sets for name, figure in figures.items()}
+        base = self.index if self._frozen else ArrayIndex(encode_passages(self._base, list(self._passages)))
+        figures = self._evaluator(eval_dataset, base)(self._encoder, steps=self.state.global_step)
+        named = {f"{metric_key_prefix}_{name}": figure for name, figure in figures.items()}
+        self.log(dict(named))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, named)
+        return named
+
+    def predict(self, *_: Any, **__: Any) -> Any:
+        """A retriever predicts nothing; see :meth:`evaluate`, and the encoder's ``encode_query``.
+
+        Raises:
+            OptionError: always.
+        """
+        raise OptionError(
+            "TrainerForLSR has no predict: evaluate(rows) gives figures, model.encode_query(texts) vectors"
+        )
 
     def save_retriever(self, folder: str | Path) -> None:
         """Save what plain ``SentenceTransformer(folder)`` loads; ``query`` keeps the base's passage encoder.
@@ -185,33 +243,46 @@ class TrainerForLSR(LSRTrainer):
         return self._miner.mine(vectors, queries, numbers)
 
     def _embedded(self) -> ArrayIndex:
-        return ArrayIndex(encode_passages(self._encoder, list(self._passages)))
+        with full_precision(self._encoder):
+            return ArrayIndex(encode_passages(self._encoder, list(self._passages)))
 
     def _refresh(self) -> None:
         self.index = self._miner.index = self._embedded()
 
-    def _evaluator(
-        self, rows: Iterable[Mapping[str, Any]], supervisor: StreamingSupervisor, n_docs: int, loss: LSRLoss
-    ) -> HeldOutLikelihood:
+    def _evaluator(self, rows: Iterable[Mapping[str, Any]], base: PassageIndex) -> HeldOutLikelihood:
+        """Validation on ``rows``, beside the base retriever over its own index."""
         examples = self._scorer.examples(rows)
+        if not examples:
+            raise CorpusError("eval_dataset is empty; expected rows with 'query' and 'continuation'")
         queries = [example.query for example in examples]
         vectors = encode_queries(self._base, queries)
-        lists = self.index.search(vectors, DEPTH).rows
+        lists = base.search(vectors, DEPTH).rows
+        miner = copy.copy(self._miner)
+        miner.index = base
         data = ValidationSet(
             examples,
-            lists[:, : max(1, n_docs)],
+            lists[:, : max(1, self._n_docs)],
             cast(PassageStore, self._corpus),  # of which a passage's text is all that is read
             self._scorer.builder,
-            supervisor,
-            loss.options,
+            self._supervisor,
+            self._objective,
             # Candidates of every source: among the base's own alone, none could do better than the base.
-            pool_rows=self._miner.mine(vectors, queries, np.arange(len(queries))),
+            pool_rows=miner.mine(vectors, queries, np.arange(len(queries))),
             base_lists=lists,
         )
         return HeldOutLikelihood(data, lambda _: self.index if self._frozen else self._embedded())
 
 
+def _first(figures: Sequence[float]) -> float:
+    return figures[0]
+
+
 def _check(model: SentenceTransformer, args: LSRTrainingArguments, loss: LSRLoss) -> None:
+    found: object = args
+    if not isinstance(found, LSRTrainingArguments):
+        raise OptionError(
+            f"args is {type(found).__name__}; expected LSRTrainingArguments, which extend it by candidates and refresh"
+        )
     if args.world_size > 1:
         raise OptionError(
             f"TrainerForLSR runs in one process, and {args.world_size} were started. Run `replug train` under "

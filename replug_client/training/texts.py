@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from replug_client.corpus.records import Example, Passage
 from replug_client.errors import CorpusError
+from replug_client.supervisor.checks import check_scores
 from replug_client.supervisor.prompts import PromptBuilder
 from replug_client.supervisor.protocol import Prompt, Supervisor
 from replug_client.supervisor.tokenizer import SupervisorTokenizer
@@ -84,8 +85,13 @@ class TextScorer:
         Rows of one ``document``, where they say so, count as dependent in intervals; else each is its own.
 
         Raises:
-            CorpusError: a row without one of the two, or whose continuation has no token.
+            CorpusError: no rows, a row without one of the two, or whose continuation has no token.
         """
+        if isinstance(pairs, Mapping):
+            raise CorpusError(
+                f"found {type(pairs).__name__} of {', '.join(map(repr, pairs))}; expected rows with 'query' and "
+                "'continuation'. Give one of its parts."
+            )
         return [self._example(number, pair) for number, pair in enumerate(pairs)]
 
     def prompt(self, example: Example, row: int) -> Prompt:
@@ -110,7 +116,9 @@ class TextScorer:
             for row in own[own != NO_PASSAGE].tolist()
         ]
         log_likelihoods: npt.NDArray[np.float64] = np.zeros(rows.shape, dtype=np.float64)
-        log_likelihoods[present] = [score.log_likelihood for score in self._supervisor.score(prompts)]
+        scores = self._supervisor.score(prompts)
+        check_scores(prompts, scores)
+        log_likelihoods[present] = [score.log_likelihood for score in scores]
         return ScoredCandidates(
             rows=rows,
             log_likelihoods=log_likelihoods,
@@ -119,6 +127,12 @@ class TextScorer:
         )
 
     def _example(self, number: int, pair: Mapping[str, Any]) -> Example:
+        found: object = pair
+        if not isinstance(found, Mapping):
+            raise CorpusError(
+                f"example {number} is {type(found).__name__} {str(found)[:40]!r}; expected a row with 'query' and "
+                "'continuation'"
+            )
         query, continuation = (_text(pair, column, number) for column in (QUERY_COLUMN, CONTINUATION_COLUMN))
         ids = tuple(self._tokenizer.encode(continuation))
         if not ids:

@@ -42,7 +42,7 @@ class StreamHooks:
         refresh: Re-embeds the passages with the retriever as it is now; None where they are frozen.
         accumulation: Batches an optimiser step.
         processes: Which share the batches.
-        before_validation: Called by every process before the first one validates.
+        before_validation: Called by every process, with the optimiser step, before the first one validates.
         keep_up: Instead of ``refresh``, for what is not done at each retrieval: sees to the passages' index before
             the one at this optimiser step, and before the first one of a run that goes on there.
         index_age: Optimiser steps, at this one, since the weights that the passages' index is of; None where
@@ -57,7 +57,7 @@ class StreamHooks:
     refresh: Callable[[], None] | None
     accumulation: int
     processes: Processes = ALONE
-    before_validation: Callable[[], None] | None = None
+    before_validation: Callable[[int], None] | None = None
     keep_up: Callable[[int], None] | None = None
     index_age: Callable[[int], int] | None = None
     close: Callable[[], None] | None = None
@@ -173,7 +173,7 @@ class LSRTrainer(SentenceTransformerTrainer):
     def evaluation_loop(self, *arguments: Any, **keywords: Any) -> Any:
         """The parent's, in which the first process validates alone; what all are needed for comes before it."""
         if self._hooks.before_validation is not None:
-            self._hooks.before_validation()
+            self._hooks.before_validation(self.state.global_step)
         return super().evaluation_loop(*arguments, **keywords)
 
     def compute_loss(
@@ -242,6 +242,7 @@ class _StreamCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
+        self._refreshed = 0  # a run of its own, in a trainer that may have had one
         self._refresh(state.global_step)
         self._hooks.stream.start(state.global_step * self._hooks.accumulation, self._hooks.mine)
 

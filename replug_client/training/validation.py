@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from sentence_transformers.base.evaluation import BaseEvaluator
 
 from replug_client.corpus.records import Example
 from replug_client.corpus.store import PassageStore
+from replug_client.errors import SupervisorError
 from replug_client.retriever.encoder import encode_queries
 from replug_client.retriever.hybrid import HybridIndex
 from replug_client.retriever.index import PassageIndex, Vectors, positions
@@ -142,7 +144,8 @@ class HeldOutLikelihood(BaseEvaluator):
     Of the current retriever over its index, with the base beside it:
 
     * ``bits_per_byte`` of the first passage (primary, lower is better); ``base_minus_current`` with ``_low``
-      and ``_high``: the paired difference to the base and its 95 % bootstrap interval over documents.
+      and ``_high``: the paired difference to the base and its 95 % bootstrap interval over documents. Examples
+      whose score behind either first passage is not finite are left out.
     * ``recall_at_10`` and ``mrr``: whether and where the passage stands that the LM itself likes best of the
       example's pool (``mrr``: mean of 1 / rank, 0 beyond rank 100); ``mrr_minus_base`` with its interval.
     * ``expected_score``: mean over examples of the score expected under P over the pool, less the pool's mean:
@@ -183,8 +186,8 @@ class HeldOutLikelihood(BaseEvaluator):
     ) -> dict[str, float]:
         """Evaluate ``model`` as it is now."""
         began = time.perf_counter()
-        index = self._index_of(model)
         with full_precision(model):
+            index = self._index_of(model)
             vectors = encode_queries(model, self._queries, batch_size=self._batch_size)
         weights = None if self._matches is None else lexical_weights(model)
         found = self._search(index, vectors, weights)
@@ -210,8 +213,18 @@ class HeldOutLikelihood(BaseEvaluator):
         data = self.data
         base, current = -self._base_log_likelihoods[:, 0], -self._log_likelihoods(rows)[:, 0]
         num_bytes = np.array([example.num_bytes for example in data.examples])
+        scored = np.isfinite(base) & np.isfinite(current)
+        if not scored.any():
+            raise SupervisorError(
+                f"none of the {len(scored)} validation examples has a finite log-likelihood behind its first passages; "
+                "the supervisor's scores are of no use"
+            )
+        base, current, num_bytes = base[scored], current[scored], num_bytes[scored]
         gain = paired_bootstrap(
-            base / math.log(2), current / math.log(2), num_bytes, clusters=self._documents
+            base / math.log(2),
+            current / math.log(2),
+            num_bytes,
+            clusters=list(compress(self._documents, scored)),
         )
         return {
             PRIMARY_METRIC: bits_per_byte(current, num_bytes),
@@ -234,8 +247,14 @@ class HeldOutLikelihood(BaseEvaluator):
         data, options = self.data, self.data.objective
         log_p = self._log_p(vectors, index, data.base_rows, weights)
         values = torch.from_numpy(self._base_log_likelihoods)
-        scores = target_scores(values, *self._lengths, options.score, options.objective)
-        log_q = log_distribution(scores, options.temperature_gold)
+        # What has no finite score is left out of P and Q alike, and an example where that is everything, of the mean.
+        mask = values.isfinite()
+        kept = mask.any(dim=-1)
+        values, mask, log_p = values[kept], mask[kept], log_p[kept]
+        log_p = log_p.masked_fill(~mask, -math.inf).log_softmax(dim=-1)
+        lengths = [length[kept] for length in self._lengths]
+        scores = target_scores(values, lengths[0], lengths[1], options.score, options.objective, mask)
+        log_q = log_distribution(scores, options.temperature_gold, mask)
         first, second = (log_p, log_q) if options.kl is Direction.P_Q else (log_q, log_p)
         expected = (self._log_p(vectors, index, data.pool, weights).exp() * self._advantages).sum(dim=-1)
         return {
@@ -290,17 +309,18 @@ class HeldOutLikelihood(BaseEvaluator):
     def _best_rows(self) -> Rows:
         """``(n,)`` the pool's passage behind which the LM finds the continuation likeliest."""
         pool = self.data.pool
-        values = np.where(pool == NO_PASSAGE, -np.inf, self._pool_log_likelihoods)
+        there = (pool != NO_PASSAGE) & np.isfinite(self._pool_log_likelihoods)
+        values = np.where(there, self._pool_log_likelihoods, -np.inf)
         best: Rows = pool[np.arange(len(pool)), values.argmax(axis=1)]
         return best
 
     @cached_property
     def _advantages(self) -> torch.Tensor:
         """``(n, M)`` scores less the mean of their example's; 0 where there is no passage."""
-        mask = torch.from_numpy(self.data.pool != NO_PASSAGE)
         values = torch.from_numpy(self._pool_log_likelihoods)
+        mask = torch.from_numpy(self.data.pool != NO_PASSAGE) & values.isfinite()
         scores = aggregate(values, *self._lengths, self.data.objective.score).masked_fill(~mask, 0.0)
-        mean = scores.sum(dim=-1, keepdim=True) / mask.sum(dim=-1, keepdim=True)
+        mean = scores.sum(dim=-1, keepdim=True) / mask.sum(dim=-1, keepdim=True).clamp(min=1)
         return (scores - mean).masked_fill(~mask, 0.0)
 
     @cached_property

@@ -19,7 +19,7 @@ from replug_client.errors import OptionError
 from replug_client.retriever.encoder import encode_queries
 from replug_client.retriever.index import PassageIndex
 from replug_client.training.alarms import Freshness
-from replug_client.training.callbacks import EarlyStopping, LogWithAdvice, is_exhausted
+from replug_client.training.callbacks import EarlyStopping, KeptValidation, LogWithAdvice, is_exhausted
 from replug_client.training.loss import ObjectiveOptions
 from replug_client.training.options import TrainOptions
 from replug_client.training.prepare import Prepared
@@ -83,20 +83,21 @@ def watchers(
 ) -> list[TrainerCallback]:
     """The callbacks that watch; they come before the one that marks checkpoints as whole."""
     watch, folder = options.watch, options.place.output_dir
+    validation = evaluator if isinstance(evaluator, HeldOutLikelihood) else None
     report = ReportWriter(
         folder,
         ReportSources(
             title=f"{folder.name}: {options.encoder.model_name_or_path}, --train {options.steps.train}",
             timings=timings,
             scores=lambda: asdict(prepared.supervisor.stats),
-            evaluator=evaluator if isinstance(evaluator, HeldOutLikelihood) else None,
+            evaluator=validation,
             freshness=freshness(options),
             settings=settings(options),
             reembedding=reembedding,
         ),
     )
     stopping = [EarlyStopping(watch.early_stopping)] if watch.early_stopping else []
-    return [LogWithAdvice(freshness(options)), *stopping, report]
+    return [LogWithAdvice(freshness(options)), *stopping, KeptValidation(validation), report]
 
 
 def freshness(options: TrainOptions) -> Freshness:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import re
@@ -26,12 +25,10 @@ from replug_client.pages.charts import (
 )
 from replug_client.pages.markup import Markup, clip, tag
 from replug_client.training.alarms import Alarm
-from replug_client.training.moves import Move
 from replug_client.training.report.curves import others, points
 from replug_client.training.report.page import Pair, Report, Validated, duration, render
 from replug_client.training.report.writer import ReportSources, ReportWriter, best_step
 from replug_client.training.stream import StreamTimings
-from replug_client.training.validation import ValidationState
 
 HOSTILE = "</dd></main><script>alert(1)</script>\"'><img src=x onerror=alert(1)>\u202e \x00\x1b \ud800 &amp;"
 SHOWN = (
@@ -322,21 +319,3 @@ def test_a_page_that_cannot_be_written_stops_nothing(
         trainer.event("on_log")
         trainer.event("on_log")
     assert len(caplog.records) == 1 and "report.html" in caplog.text
-
-
-class _Evaluator:
-    def __init__(self, state: ValidationState) -> None:
-        self.state = state
-
-
-def test_a_checkpoint_keeps_what_the_next_validation_needs(tmp_path: Path) -> None:
-    state = ValidationState(4, [[3, 1]], 100, [[1] * 6] * 6, [Move(0, 3, 9, 1, 0.5)], [])
-    trainer = Trainer(tmp_path, _Evaluator(state))
-    trainer.event("on_save")
-    kept = tmp_path / "checkpoints" / "checkpoint-4" / "validation.json"
-    assert json.loads(kept.read_text())["step"] == 4
-    resumed = _Evaluator(ValidationState())
-    later = Trainer(tmp_path, resumed)
-    later.writer.write = lambda *_: None  # type: ignore[method-assign]  # the texts are not at hand here
-    later.event("on_train_begin")
-    assert resumed.state == state

@@ -11,17 +11,16 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from replug_client.artefacts import atomic_write, read_json, write_json
+from replug_client.artefacts import atomic_write
 from replug_client.training.alarms import Freshness, alarms_of
 from replug_client.training.moves import Move
 from replug_client.training.report.page import Pair, Report, Validated, render
 from replug_client.training.stream import StreamTimings
-from replug_client.training.validation import SELECTION, HeldOutLikelihood, ValidationState
+from replug_client.training.validation import SELECTION, HeldOutLikelihood
 
 logger = logging.getLogger(__name__)
 
 REPORT_NAME = "report.html"
-VALIDATION_NAME = "validation.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +47,9 @@ class ReportSources:
 
 
 class ReportWriter(TrainerCallback):
-    """Keeps ``report.html`` up with the run, and what it needs of the last validation with each checkpoint.
+    """Keeps ``report.html`` up with the run.
 
-    Stands before the callback that marks a checkpoint as whole. A report that cannot be written is warned of
+    Stands behind the callback that reads what the last validation found. A report that cannot be written is warned of
     once and stops nothing.
 
     Args:
@@ -69,11 +68,7 @@ class ReportWriter(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """A run that goes on knows what its last validation found."""
-        kept = _checkpoint(args, state) / VALIDATION_NAME
-        if self._sources.evaluator is not None and state.global_step and kept.exists():
-            value = read_json(kept, mend="Begin anew with --overwrite.")
-            self._sources.evaluator.state = ValidationState.from_json(value)
+        """A page is there from the start."""
         self.write(state, "running")
 
     def on_step_begin(
@@ -93,14 +88,6 @@ class ReportWriter(TrainerCallback):
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Training and validation both log."""
         self.write(state, "running")
-
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """The checkpoint holds what the next validation compares itself with."""
-        evaluator = self._sources.evaluator
-        if evaluator is not None and state.is_world_process_zero:
-            write_json(_checkpoint(args, state) / VALIDATION_NAME, evaluator.state.to_json())
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -185,7 +172,3 @@ def validated(evaluator: HeldOutLikelihood) -> Validated | None:
         )
 
     return Validated(state.step, state.best_ranks, [*map(pair, state.risen)], [*map(pair, state.fallen)])
-
-
-def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
-    return Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
