@@ -32,6 +32,10 @@ class ArtefactError(ReplugError):
     """An artefact is missing, incomplete or damaged."""
 
 
+class TrainingDivergedError(ReplugError):
+    """The loss is not finite, and no further step can mend the weights."""
+
+
 class DownloadError(ReplugError):
     """A file that could not be fetched, or is not the file that was published under its name."""
 

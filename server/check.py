@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -63,8 +64,8 @@ def main(arguments: Sequence[str]) -> int:
     given = made.parse_args(arguments)
     if not 1 <= given.continuation < given.tokens:
         made.error("--continuation must be at least 1, and less than --tokens")
-    if not given.seconds > 0:
-        made.error(f"--seconds {given.seconds:g}: expected more than 0")
+    if not 0 < given.seconds < math.inf:
+        made.error(f"--seconds {given.seconds:g}: expected a number above 0")
     levels = _levels(given.concurrency)
     try:
         import server.scoring  # noqa: F401

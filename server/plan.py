@@ -172,6 +172,10 @@ def _common(options: ServeOptions, build: Build, model: Model) -> Iterator[Setti
         None,
         "a request for prompt log-probs never reads the cache; off, no block is hashed",
     )
+    if build.at_least(0, 11):
+        yield Setting(
+            "--enable-tokenizer-info-endpoint", None, "clients without the model's tokenizer learn of its BOS"
+        )
     yield Setting("--disable-uvicorn-access-log", None, "a line for each request costs time and says little")
     # The client's own connections idle at most 3 s; another client's are not reset under its requests.
     yield Setting(

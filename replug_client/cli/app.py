@@ -40,8 +40,9 @@ _GROUPS: dict[str, tuple[str, str, str]] = {
     ),
 }
 
-# Flags that take all values up to the next flag.
+# Flags that take all values up to the next flag; where another command has one of that name, it takes one.
 _SEVERAL_VALUES = {"--conditions", "--combinations", "--datasets", "--input", "--metrics", "--retrievers"}
+_ONE_VALUE = {("score", "--input")}
 
 
 def canonical(arguments: Sequence[str]) -> list[str]:
@@ -70,7 +71,8 @@ def spread_out(arguments: Sequence[str]) -> list[str]:
         if argument == "--":
             return [*result, *arguments[position:]]
         if argument.startswith("-"):
-            flag = argument if argument in _SEVERAL_VALUES else None
+            several = argument in _SEVERAL_VALUES and (arguments[0], argument) not in _ONE_VALUE
+            flag = argument if several else None
         elif flag is not None and result[-1] != flag:
             result.append(flag)
         result.append(argument)
@@ -143,3 +145,12 @@ def _invoke(command: Callable[..., object], arguments: list[str], program: str) 
     except ReplugError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.filename is None or error.errno is None:
+            raise
+        # What stands in the way of a file, or a full disk: no defect that a traceback would help to find.
+        print(
+            f"error: {error.filename}: {error.strerror}. Give another place, or clear this one.",
+            file=sys.stderr,
+        )
+        sys.exit(1)

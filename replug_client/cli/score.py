@@ -29,6 +29,7 @@ from replug_client.cli.flags import (
     Tokenizer,
     supervisor_options,
 )
+from replug_client.errors import OptionError
 from replug_client.progress import configure_logging, progress
 from replug_client.supervisor.cached import CacheStats
 from replug_client.supervisor.open import SupervisorOptions, open_supervisor
@@ -108,6 +109,8 @@ def _score_file(
     input_path: Path, output_path: Path, options: SupervisorOptions, form: _Form
 ) -> dict[str, Any]:
     """Write the output, whole or not at all; what goes into its manifest."""
+    if output_path.is_dir():
+        raise OptionError(f"--output {output_path} is a folder; expected the name of a file")
     lines, pairs = count_pairs(input_path)
     supervisor, tokenizer = open_supervisor(options)
     with supervisor:

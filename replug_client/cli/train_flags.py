@@ -102,9 +102,12 @@ PredLen = Annotated[
     ),
 ]
 MinPredLen = Annotated[
-    int,
+    int | None,
     typer.Option(
-        "--min_pred_len", min=1, help="Drop a last continuation below this.", rich_help_panel=EXAMPLES
+        "--min_pred_len",
+        min=1,
+        help="Drop a last continuation below this; default 16, or --pred_len where that is less.",
+        rich_help_panel=EXAMPLES,
     ),
 ]
 Stride = Annotated[
@@ -342,7 +345,10 @@ RefreshEvery = Annotated[
 EvalEvery = Annotated[
     int,
     typer.Option(
-        "--eval_every", min=0, help="Steps between validations; 0: four in all.", rich_help_panel=OPTIMISATION
+        "--eval_every",
+        min=0,
+        help="Steps between validations; 0: a quarter of the run.",
+        rich_help_panel=OPTIMISATION,
     ),
 ]
 Keep = Annotated[

@@ -24,11 +24,13 @@ class OverlapReport:
         num_documents: How many documents were looked at.
         same_id: Document id to the row of the passage with the same id.
         same_text: Document id to the row of the first passage with the same text (white space folded).
+        places: Of the overlapping documents, in the order in which they came: ids of several files may be equal.
     """
 
     num_documents: int
     same_id: dict[str, int] = field(default_factory=dict)
     same_text: dict[str, int] = field(default_factory=dict)
+    places: frozenset[int] = frozenset()
 
     @property
     def document_ids(self) -> frozenset[str]:
@@ -37,10 +39,13 @@ class OverlapReport:
 
     def __str__(self) -> str:
         both = len(self.same_id.keys() & self.same_text.keys())
-        return (
-            f"{len(self.document_ids)} of {self.num_documents} documents also stand in the corpus, trivial "
+        said = (
+            f"{len(self.places)} of {self.num_documents} documents also stand in the corpus, trivial "
             f"retrieval (same id: {len(self.same_id)}, same text: {len(self.same_text)}, both: {both})"
         )
+        if self.same_id and not self.same_text:
+            said += "; no text is the same, so where ids are mere row numbers, give documents others than passages"
+        return said
 
 
 def find_overlap(documents: Iterable[Document], store: PassageStore) -> OverlapReport:
@@ -52,18 +57,21 @@ def find_overlap(documents: Iterable[Document], store: PassageStore) -> OverlapR
     by_text = HashIndex(hash64(_folded(text)) for text in store.iter_texts())
     same_id: dict[str, int] = {}
     same_text: dict[str, int] = {}
+    places: set[int] = set()
     count = 0
-    for document in documents:
+    for place, document in enumerate(documents):
         count += 1
         row = store.row_of(document.id)
         if row is not None:
             same_id[document.id] = row
+            places.add(place)
         folded = _folded(document.text)
         for candidate in by_text.rows(hash64(folded)):
             if _folded(store.texts([candidate])[0]) == folded:
                 same_text[document.id] = candidate
+                places.add(place)
                 break
-    return OverlapReport(num_documents=count, same_id=same_id, same_text=same_text)
+    return OverlapReport(count, same_id, same_text, frozenset(places))
 
 
 def ngram_overlap(

@@ -18,6 +18,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from sentence_transformers.util import load_file_path
 
 from replug_client.errors import ArtefactError, OptionError
+from replug_client.hub import spare_attempts
 from replug_client.progress import progress
 from replug_client.retriever.asymmetric import Route, is_asymmetric, modules_of
 from replug_client.retriever.families import Family, family_of
@@ -61,6 +62,8 @@ def load_encoder(options: EncoderOptions) -> SentenceTransformer:
     folder = Path(options.model_name_or_path)
     if folder.is_dir():
         _refuse_pickle(folder)
+    else:
+        spare_attempts()
     model = _load(options)
     name = str(folder.absolute()) if folder.is_dir() else options.model_name_or_path
     family = family_of(name)

@@ -29,8 +29,9 @@ _SPACE = "\u2581"  # SentencePiece's mark for a space
 class ServerTokenizer:
     """vLLM's ``/tokenize`` and ``/detokenize``. One request a text: slow for a corpus, so a last resort.
 
-    BOS is what the server puts before a text when it is asked for special tokens, if it does so. What
-    looks like a special token in a text is one for the server; there is no way to tell it otherwise.
+    BOS is what the server puts before a text when it is asked for special tokens; where it puts nothing, what its
+    tokenizer calls BOS (``/tokenizer_info``), so that prompts are those that a folder's tokenizer gives. What looks
+    like a special token in a text is one for the server; there is no way to tell it otherwise.
     Several servers of one model are asked in turn until one answers, and all of them again after a wait.
     """
 
@@ -60,7 +61,20 @@ class ServerTokenizer:
         with_special, _ = self._tokenize("a", add_special_tokens=True)
         without, _ = self._tokenize("a", add_special_tokens=False)
         opened = len(with_special) > len(without) and with_special[1 : 1 + len(without)] == without
-        self.bos_id: int | None = with_special[0] if opened else None
+        self.tells_bos = True
+        self.bos_id: int | None = with_special[0] if opened else self._bos_by_name()
+
+    def _bos_by_name(self) -> int | None:
+        """Id of the token that the tokenizer's configuration calls BOS; None where it has none, or is not shown."""
+        try:
+            info = self._post("/tokenizer_info", None)
+        except SupervisorError as error:
+            _log.debug("no BOS is known: %s", error)
+            self.tells_bos = False
+            return None
+        name = info.get("bos_token")
+        ids = self._tokenize(name, add_special_tokens=False)[0] if isinstance(name, str) and name else []
+        return ids[0] if len(ids) == 1 else None
 
     def encode(self, text: str) -> list[int]:
         """See ``SupervisorTokenizer.encode``."""
@@ -106,8 +120,11 @@ class ServerTokenizer:
             )
         return ids, strings
 
-    def _post(self, path: str, payload: dict[str, Any]) -> dict[str, Any]:
-        """The answer of the first server that has one; what may pass is tried again, within bounds."""
+    def _post(self, path: str, payload: dict[str, Any] | None) -> dict[str, Any]:
+        """The answer of the first server that has one; what may pass is tried again, within bounds.
+
+        Without a payload it is a GET.
+        """
         retrying = Retrying(
             retry=retry_if_exception(lambda error: isinstance(error, SupervisorError) and error.retryable),
             stop=stop_after_attempt(self._options.attempts),
@@ -117,7 +134,7 @@ class ServerTokenizer:
         )
         return retrying(self._post_to_any, path, payload)
 
-    def _post_to_any(self, path: str, payload: dict[str, Any]) -> dict[str, Any]:
+    def _post_to_any(self, path: str, payload: dict[str, Any] | None) -> dict[str, Any]:
         for _ in self._roots:
             try:
                 return self._post_once(self._roots[0] + path, payload)
@@ -126,9 +143,9 @@ class ServerTokenizer:
                 self._roots.append(self._roots.pop(0))  # the next one, from now on
         raise reason
 
-    def _post_once(self, url: str, payload: dict[str, Any]) -> dict[str, Any]:
+    def _post_once(self, url: str, payload: dict[str, Any] | None) -> dict[str, Any]:
         try:
-            response = self._client.post(url, json=payload)
+            response = self._client.get(url) if payload is None else self._client.post(url, json=payload)
         except httpx2.HTTPError as error:
             raise SupervisorUnavailableError(f"{url}: no answer ({error})") from error
         status = response.status_code

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from replug_client.errors import OptionError, SupervisorError
+from replug_client.hub import spare_attempts
 
 _log = logging.getLogger(__name__)
 
@@ -114,6 +115,8 @@ def load_tokenizer(name_or_path: str, *, server: SupervisorTokenizer | None = No
     """
     is_folder = Path(name_or_path).is_dir()
     for local_only in (True,) if is_folder else (True, False):
+        if not local_only:
+            spare_attempts()
         try:
             tokenizer = FolderTokenizer.load(name_or_path, local_only=local_only)
         except (OSError, ValueError) as error:
@@ -130,6 +133,12 @@ def load_tokenizer(name_or_path: str, *, server: SupervisorTokenizer | None = No
             " Give a folder that holds the model's tokenizer.json with --tokenizer."
         )
     _log.info("supervisor's tokenizer: the server's own (%s is no folder, nor on the hub)", name_or_path)
+    if not getattr(server, "tells_bos", True):
+        _log.warning(
+            "the server puts no BOS before a text, and does not say whether its tokenizer has one: prompts begin "
+            "without, which may cost much likelihood. Give the tokenizer's folder with --tokenizer, or start vLLM with "
+            "--enable-tokenizer-info-endpoint, as `python -m server` does."
+        )
     return server
 
 

@@ -64,7 +64,7 @@ def load_examples(
         raise CorpusError(
             f"no training example is left of {', '.join(map(str, options.data))}: {cutter.counts['train']}. "
             f"Expected documents of at least --context_len {options.context_len} + --min_pred_len "
-            f"{options.min_pred_len} supervisor tokens that are not in the corpus themselves."
+            f"{options.min_pred_len} supervisor tokens that are not in the corpus themselves, by id or by text."
         )
     return ExampleSets(tuple(train), tuple(validation), cutter.counts)
 
@@ -98,12 +98,12 @@ class _Cutter:
         stride, several = (options.stride, options.continuations) if name == "train" else (None, 1)
         windows = WindowOptions(options.context_len, options.pred_len, options.min_pred_len, stride, several)
         counts = WindowCounts()
-        kept = (document for document in documents() if document.id not in overlap.document_ids)
+        kept = (document for place, document in enumerate(documents()) if place not in overlap.places)
         examples = list(cut_examples(kept, self._tokenizer, windows, counts))
         fresh = self._without_shared_runs(examples)
         self.counts[name] = {
             **asdict(counts),
-            "documents_in_corpus": len(overlap.document_ids),
+            "documents_in_corpus": len(overlap.places),
             "examples_sharing_a_run": len(examples) - len(fresh),
         }
         logger.info("%s: %d examples of %d documents", name, len(fresh), counts.documents)
@@ -111,7 +111,7 @@ class _Cutter:
 
     @staticmethod
     def _report(name: str, overlap: OverlapReport) -> None:
-        if overlap.document_ids:
+        if overlap.places:
             logger.warning("%s: %s; left out", name, overlap)
 
     def _without_shared_runs(self, examples: list[Example]) -> list[Example]:
@@ -158,11 +158,13 @@ def _place(document_id: str) -> float:
 
 
 def _threshold(options: DataOptions) -> float:
-    """The validation fraction; a little more where, of few documents, it would hold out none at all."""
+    """The validation fraction; a little more or less where, of few documents, it would hold out none or all."""
     fraction = options.validation_fraction
     if fraction == 0:
         return 0.0
     places = sorted(_place(document.id) for document in _documents(options.data))
+    if places and places[-1] < fraction:
+        return places[-1]
     if len(places) < 2 or places[0] < fraction:
         return fraction
     return (places[0] + places[1]) / 2

@@ -263,6 +263,10 @@ class StepOptions:
             raise OptionError(
                 f"--max_grad_norm {self.max_grad_norm}: expected a length, or 0 for no clipping"
             )
+        if not 0 <= self.seed < 2**32:
+            raise OptionError(f"--seed {self.seed}: expected 0 to {2**32 - 1}")
+        if not 0 <= self.weight_decay < float("inf"):
+            raise OptionError(f"--weight_decay {self.weight_decay}: expected a finite number, 0 or more")
         if self.curriculum is Curriculum.NONE and self.curriculum_by is not Easy.MARGIN:
             raise OptionError(
                 f"--curriculum_by {self.curriculum_by} goes with --curriculum easy-first; found --curriculum none. "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import shutil
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,11 +19,16 @@ from replug_client.supervisor.canary import Identity, difference
 from replug_client.supervisor.protocol import Score
 from replug_client.training.modes import ModeOptions
 from replug_client.training.options import TrainOptions
+from replug_client.training.output import (
+    HELD_OUT_NAME,
+    RUN_NAME,
+    STATE_NAME,
+    SUPERVISOR_NAME,
+    check_output,
+    clear,
+    refuse_others,
+)
 
-RUN_NAME = "run.json"
-STATE_NAME = "unfinished.json"
-SUPERVISOR_NAME = "supervisor.json"
-HELD_OUT_NAME = "held_out.jsonl"
 COMPLETE_NAME = "complete"
 _PACKAGES = (
     "torch",
@@ -96,23 +100,24 @@ def starting_point(options: TrainOptions, hashes: dict[str, str]) -> Path | None
 
     Raises:
         OptionError: there is a run already, and neither ``--resume`` nor ``--overwrite`` was given; or the
-            base encoder itself lies there.
+            base encoder itself lies there, or files of others.
         ArtefactError: ``--resume`` of a run that was asked for something else.
     """
     folder, state = options.place.output_dir, options.place.output_dir / STATE_NAME
     if folder.resolve() == Path(options.encoder.model_name_or_path).resolve():
         raise OptionError(f"--output_dir {folder} is the base encoder's own folder; give another one")
+    check_output(folder)
     if options.place.resume and state.exists():
         earlier = read_json(state, mend="Begin anew with --overwrite.")
         _check_same(earlier, what_decides(options, hashes), folder)
         return last_checkpoint(folder)
     if options.place.overwrite:
-        _check_ours(folder)
-    elif state.exists() and last_checkpoint(folder) is not None:
+        return None
+    if state.exists() and last_checkpoint(folder) is not None:
         raise OptionError(
             f"{folder} holds an unfinished run: go on with --resume, or begin anew with --overwrite"
         )
-    elif (folder / RUN_NAME).exists():
+    if (folder / RUN_NAME).exists():
         raise OptionError(
             f"{folder} holds a finished run: give another --output_dir, or throw it away with --overwrite"
         )
@@ -125,8 +130,8 @@ def begin(options: TrainOptions, hashes: dict[str, str]) -> None:
     resumed = options.place.resume and state.exists()
     # A run that ended before its first checkpoint goes too: nothing is lost, the scores are in their cache.
     if (options.place.overwrite or state.exists()) and not resumed and folder.exists():
-        _check_ours(folder)
-        shutil.rmtree(folder)
+        refuse_others(folder)
+        clear(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(state, what_decides(options, hashes))
 
@@ -202,11 +207,3 @@ def _differences(earlier: Any, now: Any, name: str) -> list[str]:
             line for key in keys for line in _differences(earlier.get(key), now.get(key), f"{name}.{key}")
         ]
     return [] if earlier == now else [f"{name.lstrip('.')} was {earlier!r}, now {now!r}"]
-
-
-def _check_ours(folder: Path) -> None:
-    ours = (folder / RUN_NAME).exists() or (folder / STATE_NAME).exists()
-    if not ours and folder.exists() and any(folder.iterdir()):
-        raise OptionError(
-            f"--overwrite: {folder} holds files that are not of a run; give another --output_dir"
-        )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import shlex
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -38,6 +40,7 @@ from replug_client.training.device import stay_on
 from replug_client.training.distributed import Processes
 from replug_client.training.loss import LSRLoss, ObjectiveOptions
 from replug_client.training.options import Curriculum, Keep, Train, TrainOptions
+from replug_client.training.output import FILES_KEY, HELD_OUT_NAME, held, save
 from replug_client.training.prepare import Prepared, prepare
 from replug_client.training.refresh import Refresher
 from replug_client.training.stream import CandidateStream
@@ -87,17 +90,19 @@ def _train(options: TrainOptions, processes: Processes) -> Path:
     checkpoint = record.starting_point(options, hashes)
     with processes.first_before_others():
         supervisor, tokenizer = open_supervisor(options.supervisor)
-    with closing(supervisor), ExitStack() as bars:
+    with closing(supervisor), ExitStack() as open_things:
         if checkpoint is not None:
             record.check_supervisor(folder, supervisor.identity)
         prepared = prepare(options, store, supervisor, tokenizer, processes)
         objective = processes.same(calibrate(options, prepared))
         if processes.is_first:
+            open_things.enter_context(held(folder))
             record.begin(options, hashes)
             if checkpoint is None:
                 record.keep_supervisor(folder, supervisor.identity)
         processes.wait()
-        scored = bars.enter_context(progress("scoring", None, "pairs"))
+        scored_bar = open_things.enter_context(ExitStack())
+        scored = scored_bar.enter_context(progress("scoring", None, "pairs"))
         ends_at = stopped_at(checkpoint, options.watch.early_stopping)
         trainer, stream = build_trainer(
             options, prepared, objective, scored, begins=checkpoint is None, ends_at=ends_at
@@ -106,14 +111,14 @@ def _train(options: TrainOptions, processes: Processes) -> Path:
             "%s", f"resuming from {checkpoint.name}" if checkpoint else "training from the base encoder"
         )
         trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        bars.close()
+        scored_bar.close()
         scores = Counter[str]()
         for stats in processes.each(asdict(supervisor.stats)):
             scores.update(stats)
         if not processes.is_first:
             return folder
         weights = lexical_weights(prepared.model)
-        save_tuned(options.steps.train, prepared, folder)
+        files = save_tuned(options.steps.train, prepared, folder)
         history = trainer.state.log_history
         figures = {
             "seconds": round(time.time() - began, 1),
@@ -135,7 +140,9 @@ def _train(options: TrainOptions, processes: Processes) -> Path:
             **({} if weights is None else {"lexical_weights": dict(zip(GROUPS, weights, strict=True))}),
         }
         record.finish(
-            folder, _record(options, prepared, objective, hashes, figures), prepared.sets.validation
+            folder,
+            _record(options, prepared, objective, hashes, figures) | {FILES_KEY: files},
+            prepared.sets.validation,
         )
     _report(figures, folder)
     return folder
@@ -250,7 +257,8 @@ def _arguments(
         learning_rate_mapping=_learning_rates(options),
         weight_decay=steps.weight_decay,
         max_grad_norm=steps.max_grad_norm,
-        warmup_steps=steps.warmup_ratio,
+        # Of a single step, the first of a warm-up would have no rate at all.
+        warmup_steps=min(math.ceil(steps.warmup_ratio * total_steps), total_steps - 1),
         lr_scheduler_type="linear",
         num_train_epochs=steps.epochs,
         max_steps=total_steps,
@@ -298,18 +306,23 @@ def _tensorboard(options: TrainOptions) -> TensorBoardCallback:
     return callback
 
 
-def save_tuned(train: Train, prepared: Prepared, folder: Path) -> None:
+def save_tuned(train: Train, prepared: Prepared, folder: Path) -> list[str]:
     """Save what plain ``SentenceTransformer(folder)`` loads; ``query`` keeps the base's passage encoder.
 
     Of a hybrid retriever, the weights of its word matches come beside it.
+
+    Returns:
+        The names of its files and folders.
     """
     weights = lexical_weights(prepared.model)
     (folder / LEXICAL_NAME).unlink(missing_ok=True)
-    tuned_encoder(train, prepared.model, prepared.base).save_pretrained(str(folder))
+    files = [*save(tuned_encoder(train, prepared.model, prepared.base), folder)]
     if weights is not None:
+        files.append(LEXICAL_NAME)
         save_lexical(folder, weights)
         named = ", ".join(f"{name} {weight:.3g}" for name, weight in zip(GROUPS, weights, strict=True))
         logger.info("weights of matching words beside the vectors' similarity: %s", named)
+    return files
 
 
 def _best_step(trainer: LSRTrainer) -> int | None:
@@ -319,7 +332,14 @@ def _best_step(trainer: LSRTrainer) -> int | None:
 
 def _history(trainer: LSRTrainer) -> list[dict[str, float]]:
     return [
-        {"step": entry["step"], **{key[5:]: value for key, value in entry.items() if key.startswith("eval_")}}
+        {
+            "step": entry["step"],
+            **{
+                key[5:]: value
+                for key, value in entry.items()
+                if key.startswith("eval_") and not key.endswith("_per_second")
+            },
+        }
         for entry in trainer.state.log_history
         if f"eval_{PRIMARY_METRIC}" in entry
     ]
@@ -332,17 +352,19 @@ def _record(
     hashes: dict[str, str],
     figures: dict[str, Any],
 ) -> dict[str, Any]:
-    asked = plain(options)
+    asked, base = plain(options), options.encoder.model_name_or_path
+    if Path(base).is_dir():  # as the other paths: a run is looked at from anywhere
+        base = str(Path(base).absolute())
     return {
         "replug_version": record.versions()["replug"],
         "status": "complete",
-        "base_model": options.encoder.model_name_or_path,
-        "encoder": asked["encoder"],
+        "base_model": base,
+        "encoder": asked["encoder"] | {"model_name_or_path": base},
         "passages": [str(path.absolute()) for path in options.data.passages],
         "passages_embeddings": [str(Path(item).absolute()) for item in options.data.passages_embeddings],
         "train": options.steps.train.value,
         "n_docs": options.candidates.n_docs,
-        "held_out": record.HELD_OUT_NAME,
+        "held_out": HELD_OUT_NAME,
         "supervisor": {"name": prepared.supervisor.name, "fingerprint": prepared.supervisor.fingerprint},
         "objective": plain(objective),
         "options": asked,
@@ -358,9 +380,15 @@ def _report(figures: dict[str, Any], folder: Path) -> None:
         first = validation[0]
         best = next((entry for entry in validation if entry["step"] == figures["best_step"]), validation[-1])
         logger.info(
-            "held-out bits per byte of the first passage: %.4f before, %.4f at the kept step %s",
-            first[PRIMARY_METRIC],
+            "held-out bits per byte of the first passage: %.4f of the base, %.4f at the kept step %s",
+            first[PRIMARY_METRIC] + first["base_minus_current"],
             best[PRIMARY_METRIC],
             figures["best_step"],
         )
-    logger.info("the tuned retriever is in %s; see what it does: replug compare --run %s", folder, folder)
+    query = "" if validation else " --query '...'"
+    logger.info(
+        "the tuned retriever is in %s; see what it does: replug compare --run %s%s",
+        folder,
+        shlex.quote(str(folder)),
+        query,
+    )

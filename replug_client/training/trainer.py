@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
+from replug_client.errors import TrainingDivergedError
 from replug_client.retriever.lexical_weights import GROUPS, lexical_weights
 from replug_client.training.candidates import Rows
 from replug_client.training.collator import EXAMPLE_COLUMN, LSRDataCollator
@@ -179,14 +181,29 @@ class LSRTrainer(SentenceTransformerTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The parent's loss; the batch's diagnosis is kept for the log."""
+        """The parent's loss; the batch's diagnosis is kept for the log.
+
+        Raises:
+            TrainingDivergedError: the loss is not finite.
+        """
         result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        loss = result[0] if isinstance(result, tuple) else result
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingDivergedError(
+                f"step {self.state.global_step + 1}: the loss is {value}, so the weights are of no use any more. Lower "
+                f"the learning rate ({self.args.learning_rate:g}), or raise a temperature that is near 0"
+            )
         if isinstance(self.loss, LSRLoss) and self.loss.last:
             self._means.add(batch_diagnostics(self.loss.last))
         return result
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Training logs carry the diagnosis of the steps since the last one."""
+        if "learning_rate" in logs and self.optimizer is not None:
+            # transformers names the first group's, which may hold nothing: of a head, the encoder's.
+            groups = [group["lr"] for group in self.optimizer.param_groups if group["params"]]
+            logs["learning_rate"] = float(groups[0])
         if "loss" in logs:
             logs |= self._means.flush(self._hooks.processes)
             if self._hooks.first_is_own:

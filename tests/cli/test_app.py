@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -53,6 +54,8 @@ def test_spelling_twice_changes_nothing_more(arguments: list[str]) -> None:
         ("--passages a b --combinations first", "--passages a b --combinations first"),
         ("--conditions=none base", "--conditions=none base"),
         ("--conditions --json", "--conditions --json"),
+        ("evaluate report --input a b", "evaluate report --input a --input b"),
+        ("score --input a b --output c", "score --input a b --output c"),
         ("--conditions a b -- c d", "--conditions a --conditions b -- c d"),
     ],
 )
@@ -123,6 +126,26 @@ def test_an_error_is_printed_alone_and_decides_the_exit_status(
         assert end.value.code == error.exit_code
         printed = capsys.readouterr()
         assert (printed.out, printed.err) == ("", f"error: {error}\n")
+
+
+def test_a_file_in_the_way_is_named_without_a_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+
+    def failing(**_: object) -> None:
+        (tmp_path / "file" / "shard").mkdir()
+
+    monkeypatch.setattr(app, "get_command", lambda _: failing)
+    assert end_of("embed") == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {tmp_path / 'file' / 'shard'}: Not a directory. Give another place")
+    assert said.count("\n") == 1
+
+
+def test_a_second_input_of_score_is_refused_and_not_taken_instead(capsys: pytest.CaptureFixture[str]) -> None:
+    assert end_of("score", "--input", "a.jsonl", "b.jsonl", "--output", "c.jsonl", "--model", "m") == 2
+    assert "b.jsonl" in capsys.readouterr().err
 
 
 def test_a_mistake_of_our_own_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

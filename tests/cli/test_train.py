@@ -102,7 +102,7 @@ def query_run(place: Path) -> tuple[Path, Prepared]:
     kept: list[Prepared] = []
     save = run.save_tuned
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "save_tuned", lambda *given: (kept.append(given[1]), save(*given)))
+        patch.setattr(run, "save_tuned", lambda *given: (kept.append(given[1]), save(*given))[1])
         assert replug(*basic(place, "query")) == 0
     return place / "query", kept[0]
 

@@ -66,6 +66,7 @@ def test_a_small_cpu_uses_every_core_and_its_bfloat16() -> None:
     assert environment["OMP_NUM_THREADS"] == "2"
     assert environment["VLLM_CPU_KVCACHE_SPACE"] == "4"
     assert "--enable-scale-out" not in flags(made)
+    assert "--enable-tokenizer-info-endpoint" in flags(made)
 
 
 def test_a_cpu_compiles_where_it_can_and_was_not_told_otherwise() -> None:

@@ -64,6 +64,10 @@ class FakeServer:
         strings = (["<s>"] if special else []) + [table[byte] for byte in data]
         return 200, {"count": len(tokens), "tokens": tokens, "token_strs": strings}
 
+    def tokenizer_info(self) -> tuple[int, Body]:
+        """Switched on with --enable-tokenizer-info-endpoint."""
+        return 404, {"detail": "Not Found"}
+
     def detokenize(self, payload: dict[str, Any]) -> tuple[int, Body]:
         data = bytes(token - 100 for token in payload["tokens"])
         return 200, {"prompt": data.decode("utf-8", "replace")}
@@ -202,9 +206,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self._refused():
             return
-        self._reply(
-            *(self.fake.models() if self.path == "/v1/models" else (404, _error("no route", "", 404)))
-        )
+        routes = {"/v1/models": self.fake.models, "/tokenizer_info": self.fake.tokenizer_info}
+        route = routes.get(self.path)
+        self._reply(*(route() if route else (404, _error("no route", "", 404))))
 
     def do_POST(self) -> None:
         payload = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

@@ -1,5 +1,6 @@
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -71,6 +72,45 @@ def test_the_servers_tokenizer_is_the_last_resort(server: FakeServer) -> None:
     remote = ServerTokenizer(server.base_url, MODEL)
     assert load_tokenizer("no/such", server=remote) is remote
     assert load_tokenizer(str(DEMO_LM), server=remote) is not remote
+
+
+@dataclass
+class Plain(FakeServer):
+    """Puts no BOS before a text, as GPT-2's tokenizer; what it is called stands in the configuration, if shown."""
+
+    info: Any = None
+
+    def tokenize(self, payload: dict[str, Any]) -> tuple[int, Body]:
+        if payload["prompt"] == "<s>":
+            return 200, {"count": 1, "tokens": [1], "token_strs": ["<s>"]}
+        return super().tokenize(payload | {"add_special_tokens": False})
+
+    def tokenizer_info(self) -> tuple[int, Body]:
+        return super().tokenizer_info() if self.info is None else (200, self.info)
+
+
+@pytest.mark.parametrize(
+    ("info", "bos", "warned"),
+    [
+        ({"bos_token": "<s>", "tokenizer_class": "GPT2Tokenizer"}, 1, False),
+        ({"bos_token": None}, None, False),
+        ({"bos_token": "three tokens, and no special one"}, None, False),
+        (None, None, True),
+    ],
+)
+def test_a_bos_that_the_server_does_not_add_is_asked_for_by_name(
+    info: Any, bos: int | None, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running(Plain(info=info)) as server:
+        remote = ServerTokenizer(server.base_url, MODEL, options=QUICK)
+        assert remote.bos_id == bos
+        assert load_tokenizer("no/such", server=remote) is remote
+    assert ("prompts begin without" in caplog.text) == warned
+
+
+def test_a_server_that_adds_bos_is_not_asked_for_more(server: FakeServer) -> None:
+    remote = ServerTokenizer(server.base_url, MODEL)
+    assert (remote.bos_id, remote.tells_bos) == (1, True)
 
 
 @pytest.mark.parametrize("text", TEXTS)

@@ -118,6 +118,31 @@ def test_documents_that_stand_in_the_corpus_are_left_out_of_both_sets(
     assert sum(dropped) == 4 and dropped[1] >= 2
 
 
+def test_of_documents_with_one_id_that_alone_is_left_out_whose_text_stands_in_the_corpus(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Row numbers are ids that several files share."""
+    store = store_of(tmp_path / "store", ["other", DOCUMENTS["d1"]])
+    files = [
+        written(tmp_path / "first.jsonl", {"0": DOCUMENTS["d1"], "1": DOCUMENTS["d2"]}),
+        written(tmp_path / "second.jsonl", {"0": DOCUMENTS["d3"], "1": DOCUMENTS["d4"]}),
+    ]
+    data = DataOptions(
+        (), (), tuple(files), validation_fraction=0.0, context_len=4, pred_len=4, min_pred_len=2
+    )
+    sets = load_examples(data, store, Words(), seed=1)
+    assert sets.counts["train"]["documents_in_corpus"] == 1 and sets.counts["train"]["documents"] == 3
+    assert any(example.query in DOCUMENTS["d3"] for example in sets.train)
+    assert "1 of 4 documents also stand in the corpus" in caplog.text
+
+
+def test_where_ids_alone_are_the_same_it_says_what_that_may_be(
+    load: Callable[..., ExampleSets], caplog: pytest.LogCaptureFixture
+) -> None:
+    load({"p0": text_of(5), "d1": text_of(6)}, ["other"], validation_fraction=0.0)
+    assert "no text is the same, so where ids are mere row numbers" in caplog.text
+
+
 def test_the_ngram_guard_leaves_out_examples_that_share_a_run(load: Callable[..., ExampleSets]) -> None:
     words = DOCUMENTS["d5"].split()
     passage = "x " + " ".join(words[9:14]) + " y"  # five words, within the second window of d5
@@ -182,8 +207,10 @@ def test_of_few_documents_one_is_held_out_all_the_same(load: Callable[..., Examp
     assert {example.document_id for example in sets.train} == set(names) - validated
 
 
-def test_a_single_document_is_trained_on(load: Callable[..., ExampleSets]) -> None:
-    name = next(name for name in (f"d{number}" for number in range(60)) if not is_held_out(name, 0.1))
+@pytest.mark.parametrize("would_be_held_out", [False, True])
+def test_a_single_document_is_trained_on(load: Callable[..., ExampleSets], would_be_held_out: bool) -> None:
+    names = (f"d{number}" for number in range(60))
+    name = next(name for name in names if is_held_out(name, 0.1) == would_be_held_out)
     sets = load({name: text_of(1)}, ["elsewhere entirely"])
     assert sets.train
     assert not sets.validation

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from replug_client.supervisor.canary import Identity
 from replug_client.supervisor.client import ClientOptions
 from replug_client.supervisor.open import SupervisorOptions
 from replug_client.supervisor.protocol import Score
-from replug_client.training import record
+from replug_client.training import output, record
 from replug_client.training.modes import ModeOptions
 from replug_client.training.options import DataOptions, PlaceOptions, StepOptions, TrainOptions
 
@@ -115,6 +116,79 @@ def test_a_finished_run_is_kept_unless_it_may_be_overwritten(tmp_path: Path) -> 
         record.starting_point(options_in(tmp_path), HASHES)
     begin(options_in(tmp_path, overwrite=True))
     assert not (folder / "run.json").exists()
+
+
+def test_what_others_put_beside_a_run_outlives_it(tmp_path: Path) -> None:
+    """Of a run that was cut short, and of a finished one."""
+    begin(options_in(tmp_path))
+    folder = tmp_path / "run"
+    (folder / "thesis.tex").write_text("years of work")
+    (folder / "emb").mkdir()
+    (folder / "candidates").mkdir()
+    begin(options_in(tmp_path))
+    assert sorted(path.name for path in folder.iterdir()) == ["emb", "thesis.tex", "unfinished.json"]
+    (folder / "unfinished.json").unlink()
+    for name in ("modules.json", "model.safetensors", "notes.txt"):
+        (folder / name).touch()
+    made = ["modules.json", "model.safetensors", "../secret", None]
+    (tmp_path / "secret").touch()
+    write_json(folder / "run.json", {"files": made})
+    begin(options_in(tmp_path, overwrite=True))
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["emb", "notes.txt", "thesis.tex", "unfinished.json"] and (tmp_path / "secret").exists()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_with_other_files_is_refused_before_anything_is_done(
+    tmp_path: Path, overwrite: bool
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("train.log", "slurm.out", ".gitkeep"):
+        (folder / name).touch()
+    assert record.starting_point(options_in(tmp_path, overwrite=overwrite), HASHES) is None
+    (folder / "README.md").write_text("my project")
+    with pytest.raises(OptionError, match=r"files that are not of a run \(README\.md\).*Give a new folder"):
+        record.starting_point(options_in(tmp_path, overwrite=overwrite), HASHES)
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run").touch()
+    with pytest.raises(OptionError, match="run is a file; expected a folder"):
+        record.starting_point(options_in(tmp_path), HASHES)
+
+
+def test_two_runs_are_not_at_work_in_one_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with output.held(folder):
+        record.begin(options_in(tmp_path), HASHES)
+        with pytest.raises(ArtefactError, match="another run is at work there"):
+            record.starting_point(options_in(tmp_path, resume=True), HASHES)
+        with pytest.raises(ArtefactError, match="another run is at work there"), output.held(folder):
+            pass
+    assert record.starting_point(options_in(tmp_path, resume=True), HASHES) is None
+
+
+def test_a_model_is_saved_beside_and_then_moved(tmp_path: Path) -> None:
+    class Model:
+        def save_pretrained(self, folder: str) -> None:
+            (Path(folder) / "0_Transformer").mkdir(parents=True)
+            (Path(folder) / "modules.json").write_text("new")
+            if failing:
+                raise OSError("no space left")
+
+    (tmp_path / "0_Transformer").mkdir()
+    (tmp_path / "0_Transformer" / "old").touch()
+    (tmp_path / "modules.json").write_text("old")
+    failing = True
+    with pytest.raises(OSError, match="no space left"):
+        output.save(cast(Any, Model()), tmp_path)
+    assert (tmp_path / "modules.json").read_text() == "old" and (tmp_path / "0_Transformer" / "old").exists()
+    failing = False
+    assert output.save(cast(Any, Model()), tmp_path) == ["0_Transformer", "modules.json"]
+    assert (tmp_path / "modules.json").read_text() == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0_Transformer", "modules.json"]
+    assert list((tmp_path / "0_Transformer").iterdir()) == []
 
 
 def test_what_is_not_a_run_is_never_thrown_away(tmp_path: Path) -> None:
