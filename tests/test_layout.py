@@ -14,6 +14,7 @@ COMMON = (
     "replug_client",
     "replug_client.errors",
     "replug_client.artefacts",
+    "replug_client.hub",
     "replug_client.progress",
     "replug_client.statistics",
     "replug_client.mixtures",

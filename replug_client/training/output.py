@@ -14,7 +14,7 @@ from typing import IO
 from sentence_transformers import SentenceTransformer
 
 from replug_client.artefacts import read_json
-from replug_client.errors import ArtefactError, OptionError
+from replug_client.errors import ArtefactError, OptionError, TrainingDivergedError
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +109,16 @@ def save(model: SentenceTransformer, folder: Path) -> Sequence[str]:
 
     Returns:
         The names of its files and folders there.
+
+    Raises:
+        TrainingDivergedError: a weight is not finite.
     """
+    broken = sum(not bool(weight.isfinite().all()) for weight in model.parameters())
+    if broken:
+        raise TrainingDivergedError(
+            f"{broken} of the encoder's tensors hold NaN or infinity after the last step, so nothing is saved. Lower "
+            "the learning rate"
+        )
     beside = folder / _SAVING_NAME
     _remove(beside)
     model.save_pretrained(str(beside))

@@ -10,10 +10,11 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 
 from replug_client.artefacts import plain, read_json, write_json
 from replug_client.corpus.records import Example
-from replug_client.errors import ArtefactError, OptionError
+from replug_client.errors import ArtefactError, OptionError, TrainingDivergedError
 from replug_client.retriever.encoder import EncoderOptions
 from replug_client.supervisor.canary import Identity
 from replug_client.supervisor.client import ClientOptions
@@ -170,7 +171,7 @@ def test_two_runs_are_not_at_work_in_one_folder(tmp_path: Path) -> None:
 
 
 def test_a_model_is_saved_beside_and_then_moved(tmp_path: Path) -> None:
-    class Model:
+    class Model(torch.nn.Linear):
         def save_pretrained(self, folder: str) -> None:
             (Path(folder) / "0_Transformer").mkdir(parents=True)
             (Path(folder) / "modules.json").write_text("new")
@@ -182,13 +183,18 @@ def test_a_model_is_saved_beside_and_then_moved(tmp_path: Path) -> None:
     (tmp_path / "modules.json").write_text("old")
     failing = True
     with pytest.raises(OSError, match="no space left"):
-        output.save(cast(Any, Model()), tmp_path)
+        output.save(cast(Any, Model(1, 1)), tmp_path)
     assert (tmp_path / "modules.json").read_text() == "old" and (tmp_path / "0_Transformer" / "old").exists()
     failing = False
-    assert output.save(cast(Any, Model()), tmp_path) == ["0_Transformer", "modules.json"]
+    assert output.save(cast(Any, Model(1, 1)), tmp_path) == ["0_Transformer", "modules.json"]
     assert (tmp_path / "modules.json").read_text() == "new"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0_Transformer", "modules.json"]
     assert list((tmp_path / "0_Transformer").iterdir()) == []
+    model = Model(1, 1)
+    model.bias.data.fill_(math.nan)
+    with pytest.raises(TrainingDivergedError, match="1 of the encoder's tensors hold NaN"):
+        output.save(cast(Any, model), tmp_path)
+    assert (tmp_path / "modules.json").read_text() == "new"
 
 
 def test_what_is_not_a_run_is_never_thrown_away(tmp_path: Path) -> None:
