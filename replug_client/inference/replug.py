@@ -32,7 +32,7 @@ class ReplugOptions:
     """Where passages, retriever and language model are.
 
     Attributes:
-        passages: Corpus files.
+        passages: Corpus files, or one.
         retriever: The encoder, tuned or not.
         supervisor: The language model.
         shards: Passage vectors that may serve, as ``replug embed`` wrote them; what is missing is made, once.
@@ -53,6 +53,11 @@ class ReplugOptions:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
+        for name, given in (("passages", self.passages), ("shards", self.shards)):
+            found: object = given
+            if isinstance(found, str | Path):  # one of them, and not its letters
+                object.__setattr__(self, name, (found,))
+        object.__setattr__(self, "passages", tuple(map(Path, self.passages)))
         check_template(self.template)
         if self.n_docs < 1:
             raise OptionError(f"--n_docs must be at least 1, not {self.n_docs}")

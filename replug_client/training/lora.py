@@ -29,7 +29,7 @@ def add_lora(model: SentenceTransformer, rank: int, alpha: int | None = None) ->
         alpha: Scales the updates by alpha / r; None is 2 r.
 
     Raises:
-        OptionError: peft is not installed, or the model is no transformer.
+        OptionError: peft is not installed, the model is no transformer, or narrower than the rank.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -41,6 +41,12 @@ def add_lora(model: SentenceTransformer, rank: int, alpha: int | None = None) ->
     if transformer is None:
         raise OptionError(
             f"--lora_rank {rank}: the encoder has no transformer. Train its weights: leave it out."
+        )
+    width = getattr(getattr(transformer, "config", None), "hidden_size", None)
+    if isinstance(width, int) and rank > width:
+        raise OptionError(
+            f"--lora_rank {rank}: this encoder's layers are {width} wide, and a rank beyond that gives nothing more; "
+            "8 to 64 are usual"
         )
     # BERT's pooler takes no part in the vectors: nothing would ever train its update.
     config = LoraConfig(

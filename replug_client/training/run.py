@@ -110,7 +110,12 @@ def _train(options: TrainOptions, processes: Processes) -> Path:
         logger.info(
             "%s", f"resuming from {checkpoint.name}" if checkpoint else "training from the base encoder"
         )
-        trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        try:
+            trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except KeyboardInterrupt:
+            if processes.is_first and (last := record.last_checkpoint(folder)) is not None:
+                logger.warning("interrupted; the same command goes on from %s with --resume", last.name)
+            raise
         scored_bar.close()
         scores = Counter[str]()
         for stats in processes.each(asdict(supervisor.stats)):

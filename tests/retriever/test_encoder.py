@@ -175,6 +175,7 @@ def test_the_projection_size_is_checked(tmp_path: Path) -> None:
     [
         ({"pooling": "average"}, "--pooling average: expected one of"),
         ({"max_seq_length": 0}, "--max_length 0"),
+        ({"max_seq_length": 2}, "--max_length 2: this encoder adds 2 tokens of its own .* give at least 3"),
         ({"max_seq_length": 65}, "--max_length 65: this encoder has positions for 64"),
     ],
 )

@@ -136,6 +136,11 @@ def test_an_error_beside_is_raised_where_it_is_taken_and_closing_waits_for_the_e
     beside.close()
 
 
+def test_a_rank_that_no_layer_has_is_refused(model: SentenceTransformer) -> None:
+    with pytest.raises(OptionError, match=r"--lora_rank 100000: this encoder's layers are \d+ wide"):
+        add_lora(model, 100_000)
+
+
 def test_lora_starts_at_the_base_trains_little_and_merges_without_a_trace(
     model: SentenceTransformer, tmp_path: Path
 ) -> None:
