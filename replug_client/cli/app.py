@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -43,6 +44,8 @@ _GROUPS: dict[str, tuple[str, str, str]] = {
 # Flags that take all values up to the next flag; where another command has one of that name, it takes one.
 _SEVERAL_VALUES = {"--conditions", "--combinations", "--datasets", "--input", "--metrics", "--retrievers"}
 _ONE_VALUE = {("score", "--input")}
+_IN_THE_WAY = (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def canonical(arguments: Sequence[str]) -> list[str]:
@@ -146,11 +149,9 @@ def _invoke(command: Callable[..., object], arguments: list[str], program: str) 
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:
-        if error.filename is None or error.errno is None:
-            raise
         # What stands in the way of a file, or a full disk: no defect that a traceback would help to find.
-        print(
-            f"error: {error.filename}: {error.strerror}. Give another place, or clear this one.",
-            file=sys.stderr,
-        )
+        if not isinstance(error, _IN_THE_WAY) and error.errno not in _FULL:
+            raise
+        place = "" if error.filename is None else f"{error.filename}: "
+        print(f"error: {place}{error.strerror}. Give another place, or clear this one.", file=sys.stderr)
         sys.exit(1)

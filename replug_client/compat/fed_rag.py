@@ -42,7 +42,7 @@ from replug_client.compat.rag_system import (
     SupervisorGenerator,
     supervisor_of,
 )
-from replug_client.errors import CorpusError, OptionError
+from replug_client.errors import CorpusError, OptionError, TrainingDivergedError
 from replug_client.retriever.asymmetric import is_asymmetric
 from replug_client.training.choices import Aggregation, named
 from replug_client.training.objectives import aggregate, kl_divergence, log_distribution
@@ -366,7 +366,7 @@ class _Trainer(SentenceTransformerTrainer):
         batch = self._collate(inputs[_ROWS])
         loss = self._between(batch["retrieval_scores"], batch["lm_scores"])
         if not math.isfinite(float(loss.detach())):
-            raise OptionError(
+            raise TrainingDivergedError(
                 f"the loss is {float(loss.detach())}; lower the learning rate, or use score='mean'"
             )
         return (loss, batch) if return_outputs else loss

@@ -72,9 +72,13 @@ def _field(path: Path, value: dict[str, Any], name: str, kind: type) -> Any:
 
 
 def moved(folder: Path, name: str) -> str:
-    """A path of the record: where it exists; else the same, relative to the record; else the same file beside it."""
+    """A path of the record: where it exists; else relative to the record, beside it, or under the working directory."""
     path = Path(name)
-    candidates = [path, folder / path, folder / path.name] if path.is_absolute() else [folder / path, path]
+    candidates = [folder / path, path]
+    if path.is_absolute():
+        # A project that was moved as a whole is looked at from its own folder: the longest end that is there.
+        ends = [Path(*path.parts[start:]) for start in range(1, len(path.parts) - 1)]
+        candidates = [path, folder / path.name, *ends]
     return next((str(candidate) for candidate in candidates if candidate.exists()), name)
 
 

@@ -335,10 +335,15 @@ def _set_max_seq_length(model: SentenceTransformer, max_seq_length: int) -> None
             raise OptionError(
                 f"--max_length {max_seq_length}: this encoder has positions for {most} tokens at most."
             )
-    special = getattr(model.tokenizer, "num_special_tokens_to_add", int)()
+    special = getattr(model.tokenizer, "num_special_tokens_to_add", lambda _: 0)(False)
     if max_seq_length <= special:
         raise OptionError(
             f"--max_length {max_seq_length}: this encoder adds {special} tokens of its own to each text, and nothing "
             f"of the text would be left; give at least {special + 1}, or leave it out."
         )
-    model.max_seq_length = max_seq_length
+    try:
+        model.max_seq_length = max_seq_length
+    except AttributeError as error:
+        raise OptionError(
+            f"--max_length {max_seq_length}: this encoder reads texts of any length ({error}); leave it out"
+        ) from error

@@ -162,7 +162,7 @@ def lsr_loss(log_p: Tensor, log_q: Tensor, direction: Direction) -> Tensor:
     """
     if Direction(direction) is Direction.Q_P:
         return kl_divergence(log_q, log_p).mean()
-    if bool((~torch.isneginf(log_p) & torch.isneginf(log_q)).any()):
+    if bool((torch.isfinite(log_p) & torch.isneginf(log_q)).any()):
         raise ValueError(
             "KL(P||Q) is infinite: Q is 0 on passages that P gives mass to. "
             "Use the query's own candidates as denominator, or the direction q-p."

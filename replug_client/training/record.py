@@ -106,7 +106,7 @@ def starting_point(options: TrainOptions, hashes: dict[str, str]) -> Path | None
     folder, state = options.place.output_dir, options.place.output_dir / STATE_NAME
     if folder.resolve() == Path(options.encoder.model_name_or_path).resolve():
         raise OptionError(f"--output_dir {folder} is the base encoder's own folder; give another one")
-    check_output(folder)
+    check_output(folder, options.place.cache_dir)
     if options.place.resume and state.exists():
         earlier = read_json(state, mend="Begin anew with --overwrite.")
         _check_same(earlier, what_decides(options, hashes), folder)
@@ -130,7 +130,9 @@ def begin(options: TrainOptions, hashes: dict[str, str]) -> None:
     resumed = options.place.resume and state.exists()
     # A run that ended before its first checkpoint goes too: nothing is lost, the scores are in their cache.
     if (options.place.overwrite or state.exists()) and not resumed and folder.exists():
-        refuse_others(folder)
+        refuse_others(folder, options.place.cache_dir)
+        # First: a folder that is cut short in the midst of this is still a run's.
+        write_json(state, what_decides(options, hashes))
         clear(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(state, what_decides(options, hashes))

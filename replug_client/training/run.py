@@ -114,7 +114,10 @@ def _train(options: TrainOptions, processes: Processes) -> Path:
             trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except KeyboardInterrupt:
             if processes.is_first and (last := record.last_checkpoint(folder)) is not None:
-                logger.warning("interrupted; the same command goes on from %s with --resume", last.name)
+                instead = " in place of --overwrite" if options.place.overwrite else ""
+                logger.warning(
+                    "interrupted; the same command goes on from %s with --resume%s", last.name, instead
+                )
             raise
         scored_bar.close()
         scores = Counter[str]()

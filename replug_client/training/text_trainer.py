@@ -122,6 +122,8 @@ class TrainerForLSR(LSRTrainer):
         self.index: PassageIndex = self._embedded() if index is None else index
         self._miner = miner_of(self._corpus, passages, self.index, args.candidates, args.seed)
         self._examples = self._scorer.examples(train_dataset)
+        if not self._examples:
+            raise CorpusError("train_dataset is empty; expected rows with 'query' and 'continuation'")
         self._folder = Path(str(args.output_dir)) / "candidates"
         accumulation = args.gradient_accumulation_steps
         data_seed = args.seed if args.data_seed is None else args.data_seed
@@ -186,7 +188,12 @@ class TrainerForLSR(LSRTrainer):
 
         Raises:
             CorpusError: as at the start.
+            OptionError: no rows, neither here nor when the trainer was made.
         """
+        if eval_dataset is None and self.evaluator is None:
+            raise OptionError(
+                "evaluate() has nothing to evaluate on; give rows, or eval_dataset when it is made"
+            )
         if eval_dataset is None:
             return super().evaluate(None, ignore_keys, metric_key_prefix)
         if isinstance(eval_dataset, Mapping):

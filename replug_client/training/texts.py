@@ -85,7 +85,7 @@ class TextScorer:
         Rows of one ``document``, where they say so, count as dependent in intervals; else each is its own.
 
         Raises:
-            CorpusError: no rows, a row without one of the two, or whose continuation has no token.
+            CorpusError: what is no rows, a row without one of the two, or whose continuation has no token.
         """
         if isinstance(pairs, Mapping):
             raise CorpusError(

@@ -200,10 +200,6 @@ class LSRTrainer(SentenceTransformerTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Training logs carry the diagnosis of the steps since the last one."""
-        if "learning_rate" in logs and self.optimizer is not None:
-            # transformers names the first group's, which may hold nothing: of a head, the encoder's.
-            groups = [group["lr"] for group in self.optimizer.param_groups if group["params"]]
-            logs["learning_rate"] = float(groups[0])
         if "loss" in logs:
             logs |= self._means.flush(self._hooks.processes)
             if self._hooks.first_is_own:
@@ -216,6 +212,13 @@ class LSRTrainer(SentenceTransformerTrainer):
             if self._hooks.index_age is not None:
                 logs["index_age_steps"] = float(self._hooks.index_age(self.state.global_step))
         super().log(logs, start_time)
+
+    def _get_learning_rate(self) -> float:
+        """Of the first group of weights that holds any: the parent's may be empty, as the encoder's is of a head."""
+        groups = [] if self.optimizer is None else self.optimizer.param_groups
+        if self.is_deepspeed_enabled or not any(group["params"] for group in groups):
+            return float(super()._get_learning_rate())
+        return float(next(group["lr"] for group in groups if group["params"]))
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """The parent's, a whole model; of low-rank updates, these alone."""

@@ -233,9 +233,11 @@ class HeldOutLikelihood(BaseEvaluator):
 
     def _against_the_lms_best(self, found: Rows) -> dict[str, float]:
         depth, best = found.shape[1], self._best_rows[:, None]
-        now, before = ranks_in(found, best)[:, 0], ranks_in(self.data.lists, best)[:, 0]
+        judged: npt.NDArray[np.bool_] = np.asarray(self._scored.any(axis=1))
+        now, before = (ranks_in(lists, best)[judged, 0] for lists in (found, self.data.lists))
         now_rr, before_rr = (reciprocal_ranks(ranks, depth) for ranks in (now, before))
-        gain = paired_bootstrap(now_rr, before_rr, np.ones(len(now)), clusters=self._documents)
+        documents = list(compress(self._documents, judged))
+        gain = paired_bootstrap(now_rr, before_rr, np.ones(len(now)), clusters=documents)
         return {
             f"recall_at_{RECALL_DEPTH}": float((now <= min(RECALL_DEPTH, depth)).mean()),
             "mrr": float(now_rr.mean()),
@@ -306,11 +308,18 @@ class HeldOutLikelihood(BaseEvaluator):
         return [example.document_id for example in self.data.examples]
 
     @cached_property
+    def _scored(self) -> npt.NDArray[np.bool_]:
+        """``(n, M)``: which of the pool has a score that is finite."""
+        scored: npt.NDArray[np.bool_] = (self.data.pool != NO_PASSAGE) & np.isfinite(
+            self._pool_log_likelihoods
+        )
+        return scored
+
+    @cached_property
     def _best_rows(self) -> Rows:
         """``(n,)`` the pool's passage behind which the LM finds the continuation likeliest."""
         pool = self.data.pool
-        there = (pool != NO_PASSAGE) & np.isfinite(self._pool_log_likelihoods)
-        values = np.where(there, self._pool_log_likelihoods, -np.inf)
+        values = np.where(self._scored, self._pool_log_likelihoods, -np.inf)
         best: Rows = pool[np.arange(len(pool)), values.argmax(axis=1)]
         return best
 

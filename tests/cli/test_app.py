@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -141,6 +142,32 @@ def test_a_file_in_the_way_is_named_without_a_traceback(
     said = capsys.readouterr().err
     assert said.startswith(f"error: {tmp_path / 'file' / 'shard'}: Not a directory. Give another place")
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            "error: No space left on device. Give another place",
+        ),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "x"), None),
+        (OSError("of no number"), None),
+    ],
+)
+def test_a_full_disk_is_told_and_what_may_be_a_mistake_of_ours_is_not_hidden(
+    error: OSError, said: str | None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(app, "get_command", lambda _: failing)
+    if said is None:
+        with pytest.raises(type(error), match=error.strerror or "of no number"):
+            main(["embed"])
+    else:
+        assert end_of("embed") == 1
+        assert capsys.readouterr().err.startswith(said)
 
 
 def test_a_second_input_of_score_is_refused_and_not_taken_instead(capsys: pytest.CaptureFixture[str]) -> None:

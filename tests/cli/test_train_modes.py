@@ -147,6 +147,15 @@ def test_words_are_weighed_beside_an_encoder_that_stays_plain(
     assert "found lexical.json" in capsys.readouterr().err
 
 
+def test_weights_that_stay_find_what_the_base_finds_whatever_the_precision_of_the_steps(place: Path) -> None:  # noqa: F811
+    """The index was embedded in float32; validation embeds passages so, too, beside steps in bfloat16."""
+    assert replug(*short(place, "still", "--train", "both", "--bf16", "--learning_rate", "0")) == 0
+    validations = read_run(place / "still")["figures"]["validation"]
+    assert len(validations) > 1
+    assert {entry["changed"] for entry in validations} == {0.0}
+    assert np.ptp([entry["kl"] for entry in validations]) < 1e-5  # in bfloat16: 1e-3
+
+
 def test_a_seldom_refreshed_index_is_found_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     """Retrieval at each step, re-embedding after 1, 2 and 4 of them; what has aged is re-ranked."""
     options = ["--train", "both", "--no_bf16", "--refresh_every", "1", "--refresh_schedule", "doubling"]

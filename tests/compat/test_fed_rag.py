@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
 from torch.nn import functional
-from transformers import PrinterCallback
+from transformers import PrinterCallback, TrainingArguments
 
 from replug_client.compat.fed_rag import (
     DataCollatorForLSR,
@@ -26,6 +27,7 @@ from replug_client.compat.fed_rag import (
 )
 from replug_client.compat.rag_system import supervisor_of
 from replug_client.errors import CorpusError, OptionError
+from replug_client.retriever.asymmetric import combine
 from replug_client.training.toy import toy
 
 LM = Path(__file__).parents[2] / "demo" / "lm"
@@ -129,6 +131,41 @@ def test_the_trainer_teaches_what_the_lm_prefers(separate: bool, tmp_path: Path)
     assert all(row["response"] in first for row, first in zip(ROWS, firsts, strict=True))
     if separate:
         assert (rag.retriever.encode_context(PASSAGES) == contexts).all()
+
+
+def test_the_trainer_takes_what_fedrags_users_bring(tmp_path: Path) -> None:
+    """transformers' own arguments, a list to evaluate on, and a retriever with two routes."""
+    rag = system()
+    model = rag.retriever.encoder
+    rag.retriever.encoder = combine(copy.deepcopy(model), model)
+    queries = [row["query"] for row in ROWS]
+    before = rag.retriever.encoder.encode_query(queries), rag.retriever.encoder.encode_document(queries)
+    given = TrainingArguments(
+        str(tmp_path),
+        max_steps=3,
+        learning_rate=0.05,
+        lr_scheduler_type="cosine",
+        save_strategy="no",
+        eval_strategy="steps",
+        eval_steps=3,
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+        remove_unused_columns=False,
+    )
+    collator = DataCollatorForLSR(rag, *TEMPLATES, score="mean")
+    trainer = HuggingFaceTrainerForLSR(
+        rag, ROWS, given, data_collator=collator, loss=LSRLoss(temperature_score=0.1), eval_dataset=ROWS[:2]
+    )
+    trainer.hf_trainer_obj.remove_callback(PrinterCallback)
+    assert trainer.hf_trainer_obj.args.lr_scheduler_type == "cosine"
+    assert trainer.train().loss > 0
+    assert any("eval_loss" in entry for entry in trainer.hf_trainer_obj.state.log_history)
+    after = rag.retriever.encoder.encode_query(queries), rag.retriever.encoder.encode_document(queries)
+    moved = [bool(abs(one - other).max() > 1e-4) for one, other in zip(before, after, strict=True)]
+    assert moved == [True, False], "the route of the queries is trained"
+    with pytest.raises(OptionError, match="training_arguments is dict"):
+        HuggingFaceTrainerForLSR(rag, ROWS, {"max_steps": 3}, data_collator=collator)
 
 
 def test_a_generator_of_fed_rags_kind_is_scored_by_its_own_model() -> None:

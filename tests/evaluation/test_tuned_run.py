@@ -89,6 +89,17 @@ def test_a_tuned_folder_with_a_record_brings_it_along(tmp_path: Path) -> None:
     assert found.held_out
 
 
+def test_a_project_that_moved_as_a_whole_is_looked_at_from_its_own_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "now" / "models" / "base").mkdir(parents=True)
+    folder = write_run(tmp_path / "now" / "runs" / "first", base_model="/gone/project/models/base")
+    monkeypatch.chdir(tmp_path / "now")
+    assert TunedRun.read(folder).base.model_name_or_path == "models/base"
+    monkeypatch.chdir(tmp_path)
+    assert TunedRun.read(folder).base.model_name_or_path == "/gone/project/models/base"
+
+
 def test_files_that_moved_with_the_run_are_found_beside_it(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", base_model=str(tmp_path / "gone" / "base"))
     (folder / "base").mkdir()

@@ -41,6 +41,18 @@ def test_the_saved_model_encodes_each_side_with_its_encoder(
     np.testing.assert_allclose(encode_queries(loaded, TEXTS), encode_queries(query, TEXTS), atol=1e-6)
 
 
+def test_prompts_that_are_neither_sides_stay_as_the_passage_encoder_has_them(tmp_path: Path) -> None:
+    folder = str(saved_encoder(tmp_path / "m"))
+    prompts = {"query": "q: ", "passage": "p: ", "classify": "c: "}
+    base = SentenceTransformer(folder, device="cpu", prompts=prompts, default_prompt_name="classify")
+    combine(copy.deepcopy(base), base).save_pretrained(str(tmp_path / "two"))
+    both = SentenceTransformer(str(tmp_path / "two"), device="cpu")
+    for name in (None, "passage", "classify"):
+        found, expected = (model.encode(TEXTS, prompt_name=name) for model in (both, base))
+        np.testing.assert_allclose(found, expected, atol=1e-6, err_msg=str(name))
+    np.testing.assert_allclose(both.encode_document(TEXTS), base.encode_document(TEXTS), atol=1e-6)
+
+
 def test_each_side_can_be_taken_out_again(pair: tuple[SentenceTransformer, SentenceTransformer]) -> None:
     query, passage = pair
     model = combine(query, passage)

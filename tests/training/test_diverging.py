@@ -32,7 +32,8 @@ def test_the_loss_of_a_broken_encoder_is_not_a_number(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kl", ["p-q", "q-p"])
 def test_nan_similarities_give_a_loss_that_is_nan(kl: str) -> None:
     parts = toy([*PASSAGES, *QUERIES])
-    labels = torch.tensor([[[-2.0, 1, 5, 0], [-5.0, 1, 5, 1]]] * 2, dtype=torch.float64)
+    rows = [[-2.0, 1, 5, 0], [-5.0, 1, 5, 1], [0, 1, 5, -1]]  # with a candidate that is missing
+    labels = torch.tensor([rows] * 2, dtype=torch.float64)
     similarity = torch.tensor([[math.nan, 0.5], [0.1, 0.2]])
     loss = LSRLoss(parts.model, ObjectiveOptions(kl=kl))  # type: ignore[arg-type]
     assert loss.from_similarity(similarity, labels).isnan()
@@ -88,4 +89,5 @@ def test_the_rate_in_the_log_is_that_of_what_is_trained(place: Path) -> None:  #
     head = ["--train", "head", "--head_learning_rate", "0.05", "--max_steps", "4"]
     assert replug(*flags[:at], *flags[at + 2 :], *head) == 0
     rates = [entry["learning_rate"] for entry in read_run(place / "head")["figures"]["log"]]
-    assert max(rates) == pytest.approx(0.05)
+    # One step of warm-up, and then down in a line: the rate that the step was made with.
+    assert rates == pytest.approx([0.0, 0.05, 0.05 * 2 / 3, 0.05 / 3])

@@ -131,12 +131,70 @@ def test_what_others_put_beside_a_run_outlives_it(tmp_path: Path) -> None:
     (folder / "unfinished.json").unlink()
     for name in ("modules.json", "model.safetensors", "notes.txt"):
         (folder / name).touch()
-    made = ["modules.json", "model.safetensors", "../secret", None]
+    made = ["modules.json", "model.safetensors", "../secret", "..", "", ".", None]
     (tmp_path / "secret").touch()
     write_json(folder / "run.json", {"files": made})
     begin(options_in(tmp_path, overwrite=True))
     names = sorted(path.name for path in folder.iterdir())
     assert names == ["emb", "notes.txt", "thesis.tex", "unfinished.json"] and (tmp_path / "secret").exists()
+
+
+def test_of_a_run_without_a_list_the_model_goes_too(tmp_path: Path) -> None:
+    """As older versions left it: half of it would be loaded as if it were the new run's."""
+    folder = tmp_path / "run"
+    (folder / "query_0_Transformer").mkdir(parents=True)
+    (folder / "query_0_Transformer" / "model.safetensors").touch()
+    (folder / "notes.txt").touch()
+    (folder / "modules.json").write_text(json.dumps([{"path": "query_0_Transformer"}, {"path": ""}]))
+    write_json(folder / "run.json", {"status": "complete"})
+    begin(options_in(tmp_path, overwrite=True))
+    assert sorted(path.name for path in folder.iterdir()) == ["notes.txt", "unfinished.json"]
+
+
+def test_cut_short_while_it_clears_a_folder_is_still_a_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(options_in(tmp_path))
+    folder = finished(tmp_path)
+    (folder / "modules.json").touch()
+    removed: list[str] = []
+    remove = output._remove
+
+    def killed(path: Path) -> None:
+        if len(removed) == 3:
+            raise KeyboardInterrupt
+        removed.append(path.name)
+        remove(path)
+
+    monkeypatch.setattr(output, "_remove", killed)
+    with pytest.raises(KeyboardInterrupt):
+        begin(options_in(tmp_path, overwrite=True))
+    monkeypatch.undo()
+    assert (folder / "run.json").exists() and (folder / "unfinished.json").exists()
+    begin(options_in(tmp_path, overwrite=True))
+    assert not (folder / "run.json").exists()
+
+
+def test_the_cache_may_lie_in_the_folder(tmp_path: Path) -> None:
+    options = options_in(tmp_path)
+    inside = replace(options, place=replace(options.place, cache_dir=tmp_path / "run" / "own" / "cache"))
+    (tmp_path / "run" / "own" / "cache").mkdir(parents=True)
+    assert begin(inside) is None
+    (tmp_path / "run" / "unfinished.json").unlink()
+    with pytest.raises(OptionError, match=r"not of a run \(own\)"):
+        record.starting_point(options, HASHES)
+
+
+def test_without_locks_a_run_goes_on_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def none(*_: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(output.fcntl, "flock", none)
+    with output.held(tmp_path / "run"):
+        pass
+    assert "this file system has no locks" in caplog.text
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

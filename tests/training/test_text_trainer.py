@@ -175,6 +175,11 @@ def test_evaluated_later_the_base_is_still_the_base(parts: Toy, mode: str, tmp_p
     assert after["eval_base_minus_current"] == pytest.approx(expected)
 
 
+def test_evaluate_without_rows_says_what_to_give(parts: Toy, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="give rows, or eval_dataset when it is made"):
+        trainer_of(parts, tmp_path).evaluate()
+
+
 def test_predict_says_what_to_take(parts: Toy, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"evaluate\(rows\) gives figures"):
         trainer_of(parts, tmp_path).predict(ROWS)
@@ -324,6 +329,7 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"train_dataset": [("query", "continuation")]}, CorpusError, "example 0 is tuple"),
     ({"train_dataset": DatasetDict({"train": ROWS})}, CorpusError, "found DatasetDict of 'train'"),
     ({"eval_dataset": {"held_out": ROWS}}, CorpusError, "found dict of 'held_out'; expected rows"),
+    ({"train_dataset": []}, CorpusError, "train_dataset is empty; expected rows"),
     ({"eval_dataset": []}, CorpusError, "eval_dataset is empty; expected rows"),
     (
         {"args": SentenceTransformerTrainingArguments("out", use_cpu=True, report_to="none")},
