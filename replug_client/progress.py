@@ -34,6 +34,7 @@ _REFRESH_SECONDS = 0.1
 # Between the lines of a log, which stay: twice as long each time, up to the last.
 _LINE_SECONDS = 30.0
 _MAX_LINE_SECONDS = 600.0
+_LEAST_UNITS = 3
 # Loggers that report each request or file at INFO; their warnings still come through.
 _CHATTY = (
     "httpx",
@@ -247,7 +248,8 @@ class _Lines(_Progress):
 
     def _show(self, now: float) -> float:
         rate = self._rate(now, *self._last)
-        if self._total is None or self._done <= self._last[1]:
+        # The first units wait for what comes before them (a step, for its scores): they say nothing of the rest.
+        if self._total is None or self._done < self._last[1] + _LEAST_UNITS:
             self._write(rate)
         else:
             left = (self._total - self._done) * (now - self._last[0]) / (self._done - self._last[1])
