@@ -129,13 +129,13 @@ def begin(options: TrainOptions, hashes: dict[str, str]) -> None:
     folder, state = options.place.output_dir, options.place.output_dir / STATE_NAME
     resumed = options.place.resume and state.exists()
     # A run that ended before its first checkpoint goes too: nothing is lost, the scores are in their cache.
-    if (options.place.overwrite or state.exists()) and not resumed and folder.exists():
+    anew = (options.place.overwrite or state.exists()) and not resumed and folder.exists()
+    if anew:
         refuse_others(folder, options.place.cache_dir)
-        # First: a folder that is cut short in the midst of this is still a run's.
-        write_json(state, what_decides(options, hashes))
-        clear(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    # Before anything is taken away: a folder that is cut short in the midst of that is still a run's.
     write_json(state, what_decides(options, hashes))
+    if anew:
+        clear(folder)
 
 
 def keep_supervisor(folder: Path, identity: Identity | None) -> None:

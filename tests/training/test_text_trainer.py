@@ -27,9 +27,10 @@ from replug_client.training import (
 )
 from replug_client.training.candidates import CandidateOptions
 from replug_client.training.toy import Toy, toy
+from tests.training.test_api import PAIRS as ROWS
+from tests.training.test_api import PASSAGES
+from tests.training.test_api import arguments as training_arguments
 
-PASSAGES = [f"word{number} other{number} more" for number in range(8)]
-ROWS = [{"query": f"query{number}", "continuation": f"word{7 - number}"} for number in range(6)]
 QUERIES = [row["query"] for row in ROWS]
 
 
@@ -39,20 +40,7 @@ def parts() -> Toy:
 
 
 def arguments(folder: Path, **options: Any) -> LSRTrainingArguments:
-    values = {
-        "max_steps": 6,
-        "learning_rate": 0.05,
-        "per_device_train_batch_size": 3,
-        "n_docs": 8,
-        "bm25_docs": 0,
-        "random_docs": 0,
-        "use_cpu": True,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "save_strategy": "no",
-        "logging_steps": 1,
-    }
-    return LSRTrainingArguments(str(folder), **values | options)
+    return training_arguments(folder, **{"max_steps": 6, "logging_steps": 1} | options)
 
 
 def trainer_of(
