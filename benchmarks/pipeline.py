@@ -43,6 +43,7 @@ from replug_client.corpus.store import PassageStore
 from replug_client.progress import configure_logging
 from replug_client.retriever.embedding import EmbedOptions, embed_shard
 from replug_client.retriever.encoder import EncoderOptions, load_encoder
+from replug_client.supervisor.apart import SupervisorApart
 from replug_client.supervisor.client import RemoteSupervisor
 from replug_client.supervisor.open import SupervisorOptions, open_supervisor
 from replug_client.supervisor.protocol import Prompt
@@ -155,7 +156,7 @@ def check_format(options: TrainOptions, base_url: str, name: str) -> None:
     supervisor, _ = open_supervisor(open_for(options, base_url, None))
     with closing(supervisor):
         found = supervisor.wrapped
-        if not isinstance(found, RemoteSupervisor) or found.format != name:
+        if not isinstance(found, RemoteSupervisor | SupervisorApart) or found.format != name:
             raise SystemExit(f"expected the format {name}, the client chose {getattr(found, 'format', None)}")
 
 
@@ -177,7 +178,7 @@ def options_for(folder: Path, steps: int) -> TrainOptions:
             pred_len=_TOKENS,
         ),
         encoder=encoder,
-        supervisor=SupervisorOptions(_stand_in.MODEL, tokenizer=str(LM)),
+        supervisor=SupervisorOptions(_stand_in.MODEL, tokenizer=str(LM), apart=True),
         place=PlaceOptions(folder / "output", folder / "cache"),
         candidates=CandidateOptions(10, 4, 2),
         target=TargetOptions(temperature_score=0.1, temperature_gold=0.1),

@@ -159,6 +159,7 @@ def supervisor_options(
     server_wait: float | None,
     dtype: str,
     device: str = "auto",
+    apart: bool = False,
 ) -> SupervisorOptions:
     """Freeze the supervisor's flags.
 
@@ -171,6 +172,7 @@ def supervisor_options(
         base_url=",".join(base_url) if base_url else None,
         tokenizer=tokenizer,
         cache_dir=cache_dir,
+        apart=apart,
         client=_client_options(parse_concurrency(concurrency), server_wait),
         local=LocalOptions(device=device, dtype=dtype),
     )

@@ -186,6 +186,7 @@ def train(
                 concurrency=concurrency,
                 server_wait=server_wait,
                 dtype=dtype,
+                apart=True,
             ),
             place=PlaceOptions(output_dir, cache_dir, resume, overwrite, save_or_load_index),
             candidates=CandidateOptions(n_docs, bm25_docs, random_docs),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from replug_client.errors import OptionError, SupervisorError
 from replug_client.supervisor.address import base_urls
+from replug_client.supervisor.apart import SupervisorApart
 from replug_client.supervisor.cache import ScoreCache
 from replug_client.supervisor.cached import CachedSupervisor
 from replug_client.supervisor.client import RemoteSupervisor
@@ -39,6 +40,7 @@ class SupervisorOptions:
         tokenizer: Name or folder of the tokenizer, where it is not to be found by ``model``.
         cache_dir: Where ``scores.sqlite`` lies; None keeps scores in memory only.
         timeout: Seconds that a server has for an answer.
+        apart: Ask servers from a process of its own (``SupervisorApart``): beside a training run, say.
         client: How a server is asked.
         local: How a local model is run.
     """
@@ -49,6 +51,7 @@ class SupervisorOptions:
     tokenizer: str | None = None
     cache_dir: str | Path | None = None
     timeout: float = 600.0
+    apart: bool = False
     client: ClientOptions = field(default_factory=ClientOptions)
     local: LocalOptions = field(default_factory=LocalOptions)
 
@@ -64,7 +67,7 @@ def open_supervisor(options: SupervisorOptions) -> tuple[CachedSupervisor, Super
         raise OptionError(f"--supervisor must be server or local, not {options.kind!r}")
     path = None if options.cache_dir is None else Path(options.cache_dir) / CACHE_FILE
     cache = ScoreCache(path)
-    supervisor: LocalSupervisor | RemoteSupervisor
+    supervisor: LocalSupervisor | RemoteSupervisor | SupervisorApart
     try:
         if options.kind == "local":
             from replug_client.supervisor.local import (
@@ -75,8 +78,7 @@ def open_supervisor(options: SupervisorOptions) -> tuple[CachedSupervisor, Super
             supervisor = LocalSupervisor.load(options.model, options.local)
         else:
             urls = base_urls(options.base_url)
-            servers = [Endpoint.open(url, timeout=options.timeout) for url in urls]
-            supervisor = RemoteSupervisor(servers, options.model, options.client)
+            supervisor = _connect(options, urls)
             try:
                 tokenizer = _tokenizer_of_server(options, urls, supervisor.name)
                 supervisor.check_text(tokenizer.encode(_TEXT), _TEXT)
@@ -92,6 +94,13 @@ def open_supervisor(options: SupervisorOptions) -> tuple[CachedSupervisor, Super
         supervisor.close()
         cache.close()
         raise
+
+
+def _connect(options: SupervisorOptions, urls: Sequence[str]) -> RemoteSupervisor | SupervisorApart:
+    if options.apart:
+        return SupervisorApart(urls, options.model, options.client, timeout=options.timeout)
+    servers = [Endpoint.open(url, timeout=options.timeout) for url in urls]
+    return RemoteSupervisor(servers, options.model, options.client)
 
 
 def _tokenizer_of_server(

@@ -41,7 +41,10 @@ _PACKAGES = (
     "openai",
 )
 # Options that a resumed run may change: they say where and how, not what is computed.
-_FREE = ("place", "supervisor.base_url", "supervisor.client", "supervisor.timeout", "supervisor.cache_dir")
+_FREE = (
+    "place",
+    *(f"supervisor.{name}" for name in ("base_url", "client", "timeout", "cache_dir", "apart")),
+)
 
 
 def versions() -> dict[str, str]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from replug_client.supervisor.apart import SupervisorApart
 from replug_client.supervisor.canary import CANARY
 from replug_client.supervisor.client import ClientOptions, RemoteSupervisor
 from replug_client.supervisor.endpoint import Endpoint
@@ -35,6 +36,11 @@ def quick(**changes: object) -> ClientOptions:
 def connect(base_url: str, options: ClientOptions | None = None) -> RemoteSupervisor:
     """A client of the server at ``base_url``."""
     return RemoteSupervisor(Endpoint.open(base_url, timeout=TIMEOUT), MODEL, options or quick())
+
+
+def connect_apart(base_url: str) -> SupervisorApart:
+    """The same in a process of its own."""
+    return SupervisorApart([base_url], MODEL, quick(), timeout=TIMEOUT)
 
 
 def check_exact(prompts: Sequence[Prompt], scores: Sequence[Score]) -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from threading import Event, Timer
 
 import pytest
 
 from replug_client.errors import SupervisorError
+from replug_client.supervisor.apart import SupervisorApart
+from replug_client.supervisor.client import RemoteSupervisor
 from replug_client.supervisor.protocol import Score
 from tests.faults.faults import TRANSIENT, Fault
 from tests.faults.forms import FORMS, VLLM
 from tests.faults.proxy import Counts, FaultProxy
-from tests.faults.setting import IN_FLIGHT, check_exact, check_explained, connect, quick
+from tests.faults.setting import IN_FLIGHT, check_exact, check_explained, connect, connect_apart, quick
 from tests.supervisor.contract import random_prompts
 from tests.supervisor.fake_server import FakeServer, running
 
@@ -88,8 +90,14 @@ def test_all_of_them_together_in_every_other_format(formats: set[str], server: F
         check_explained(proxy.counts)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_all_of_them_together(seed: int, server: FakeServer) -> None:
+@pytest.mark.parametrize(
+    ("connect", "seed"),
+    [*((connect, seed) for seed in range(3)), (connect_apart, 3)],
+    ids=["0", "1", "2", "in a process of its own"],
+)
+def test_all_of_them_together(
+    connect: Callable[[str], RemoteSupervisor | SupervisorApart], seed: int, server: FakeServer
+) -> None:
     prompts = random_prompts(400, seed=seed)
     with FaultProxy(server.base_url, seed=seed) as proxy, connect(proxy.base_url) as supervisor:
         proxy.counts = Counts()

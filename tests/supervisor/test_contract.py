@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from replug_client.errors import SupervisorError
+from replug_client.supervisor.apart import SupervisorApart
 from replug_client.supervisor.cache import ScoreCache
 from replug_client.supervisor.cached import CachedSupervisor
 from replug_client.supervisor.client import ClientOptions, RemoteSupervisor, Server
@@ -30,6 +31,15 @@ def fake(_: ExitStack) -> Subject:
     return Subject(FakeSupervisor(max_prompt_tokens=256), hashed_log_probs)
 
 
+def apart(stack: ExitStack, format_name: str) -> Subject:
+    server = stack.enter_context(running(FakeServer(formats={format_name})))
+    stack.callback(lambda: _expect_no_complaints(server))
+    options = ClientOptions(concurrency=3, prompts_per_request=4)
+    supervisor = SupervisorApart([server.base_url], MODEL, options)
+    assert supervisor.format == format_name
+    return Subject(supervisor, hashed_log_probs)
+
+
 def remote(stack: ExitStack, format_name: str, client: Callable[[str], Server] = Endpoint.open) -> Subject:
     server = stack.enter_context(running(FakeServer(formats={format_name})))
     stack.callback(lambda: _expect_no_complaints(server))
@@ -49,6 +59,7 @@ KINDS: dict[str, Callable[[ExitStack], Subject]] = {
     **{f"remote-{f.name}": lambda stack, name=f.name: remote(stack, name) for f in FORMATS},  # type: ignore[misc]
     # With a client of the caller's own.
     **{f"remote-openai-{name}": lambda stack, name=name: remote(stack, name, make_client) for name in _OWN},  # type: ignore[misc]
+    **{f"apart-{name}": lambda stack, name=name: apart(stack, name) for name in _OWN},  # type: ignore[misc]
     "local": lambda stack: local(stack, share_prefixes=False),
     "local-sharing": lambda stack: local(stack, share_prefixes=True),
 }
