@@ -36,7 +36,13 @@ from replug_client.training.stream import CandidateStream
 from replug_client.training.text_collator import check_parts, miner_of
 from replug_client.training.texts import TextCorpus, TextScorer
 from replug_client.training.trainer import LSRTrainer, StreamHooks, freeze_word_embeddings, set_dropout
-from replug_client.training.validation import DEPTH, HeldOutLikelihood, ValidationSet, full_precision
+from replug_client.training.validation import (
+    DEPTH,
+    HeldOutLikelihood,
+    ValidationSet,
+    full_precision,
+    own_candidates,
+)
 
 _STATIC_GENERATION = 100
 
@@ -268,7 +274,7 @@ class TrainerForLSR(LSRTrainer):
         miner.index = base
         data = ValidationSet(
             examples,
-            lists[:, : max(1, self._n_docs)],
+            own_candidates(lists, self._n_docs),
             cast(PassageStore, self._corpus),  # of which a passage's text is all that is read
             self._scorer.builder,
             self._supervisor,

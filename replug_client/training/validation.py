@@ -50,6 +50,7 @@ SELECTION = "selection"
 DEPTH = 100
 """How far down the index a passage's rank is looked for; beyond it, its reciprocal rank counts as 0."""
 RECALL_DEPTH = 10
+_LEAST_COMPARED = 2
 _TIE_BREAK = 1e-6
 _MOVES_SHOWN = 6
 
@@ -124,6 +125,14 @@ class ValidationState:
         return cls(**(value | moves))
 
 
+def own_candidates(lists: Rows, n_docs: int) -> Rows:
+    """Of the base's ``(n, depth)`` lists those that the divergence is over: ``n_docs``, but at least two.
+
+    Training may have none of them (``--n_docs 0``), and over a single passage any two distributions are the same.
+    """
+    return lists[:, : max(_LEAST_COMPARED, n_docs)]
+
+
 @contextmanager
 def full_precision(model: SentenceTransformer) -> Iterator[None]:
     """``model`` as it will be loaded, without the autocast that accelerate wraps around its ``forward``.
@@ -150,7 +159,7 @@ class HeldOutLikelihood(BaseEvaluator):
       example's pool (``mrr``: mean of 1 / rank, 0 beyond rank 100); ``mrr_minus_base`` with its interval.
     * ``expected_score``: mean over examples of the score expected under P over the pool, less the pool's mean:
       0 is choosing blindly. In the score's own unit.
-    * ``kl``: the divergence of P and Q, on the base's own candidates.
+    * ``kl``: the divergence of P and Q, on the base's own candidates (:func:`own_candidates`).
     * ``changed``: share of queries whose first passage is another one than the base's; ``churn``: share of the
       first ten that were not there at the last validation (absent at the first); ``unique``: distinct first
       passages, as a share of the queries or, where these are more, of the passages (near 0 means collapse).

@@ -25,7 +25,7 @@ from replug_client.training.options import TrainOptions
 from replug_client.training.prepare import Prepared
 from replug_client.training.report.writer import ReportSources, ReportWriter
 from replug_client.training.stream import StreamTimings
-from replug_client.training.validation import DEPTH, HeldOutLikelihood, ValidationSet
+from replug_client.training.validation import DEPTH, HeldOutLikelihood, ValidationSet, own_candidates
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def open_evaluator(
     miner.index = prepared.index  # the run's own miner may be over a head's vectors by now
     data = ValidationSet(
         examples,
-        lists[:, : max(1, options.candidates.n_docs)],
+        own_candidates(lists, options.candidates.n_docs),
         prepared.store,
         prepared.builder,
         prepared.supervisor,

@@ -163,6 +163,16 @@ def test_evaluated_later_the_base_is_still_the_base(parts: Toy, mode: str, tmp_p
     assert after["eval_base_minus_current"] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("n_docs", [0, 1])
+def test_the_held_out_divergence_needs_no_candidates_of_ones_own(
+    n_docs: int, parts: Toy, tmp_path: Path
+) -> None:
+    """Over one passage it would be 0, whatever the retriever."""
+    few = trainer_of(parts, tmp_path, n_docs=n_docs, bm25_docs=3).evaluate(ROWS)
+    two = trainer_of(parts, tmp_path, n_docs=2, bm25_docs=3).evaluate(ROWS)
+    assert few["eval_kl"] == two["eval_kl"] > 0
+
+
 def test_evaluate_without_rows_says_what_to_give(parts: Toy, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="give rows, or eval_dataset when it is made"):
         trainer_of(parts, tmp_path).evaluate()
