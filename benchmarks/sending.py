@@ -1,11 +1,15 @@
-"""CPU time of the client for each pair: its own connections against the openai client's, everything else the same.
+"""CPU time that asking for a score takes, by the way in which it is sent; everything else the same.
 
 python -m benchmarks.sending [--pairs 3000] [--rounds 3]
 
+  apart    the client in a process of its own, as `replug train` has it: what is left to this process
+  own      the client in this process, over its own connections
+  openai   the same through the openai client
+
 A stand-in server answers at once, in vLLM's two formats: vllm-generate (of a GPU server, one pair a request) and vllm
 (many). Timed is the whole client: prompts grouped and sent, answers read and checked, scores in a cache in memory.
-1,000 over the figure is how many pairs a second one process can ask for at most, and what a trainer in the same
-process loses meanwhile. Medians of the rounds; the two take turns.
+For the two in this process, 1,000 over the figure is how many pairs a second it can ask for at most; of all, what a
+trainer in the same process loses meanwhile. Medians of the rounds; the ways take turns.
 """
 
 from __future__ import annotations
@@ -18,9 +22,10 @@ from collections.abc import Callable
 
 from benchmarks import _stand_in
 from replug_client.progress import configure_logging
+from replug_client.supervisor.apart import SupervisorApart
 from replug_client.supervisor.cache import ScoreCache
 from replug_client.supervisor.cached import CachedSupervisor
-from replug_client.supervisor.client import RemoteSupervisor, Server
+from replug_client.supervisor.client import RemoteSupervisor
 from replug_client.supervisor.endpoint import Endpoint, make_client
 from replug_client.supervisor.protocol import Prompt
 from replug_client.training.heap import settled_heap
@@ -28,8 +33,12 @@ from replug_client.training.heap import settled_heap
 _TOKENS, _CONTINUATION, _VOCABULARY = 385, 128, 4000
 _PARALLEL = 64
 _FORMATS = ("vllm-generate", "vllm")
-_ROW = "{:<16}{:>18}{:>18}{:>10}"
-_WAYS: dict[str, Callable[[str], Server]] = {"own": Endpoint.open, "openai": make_client}
+_ROW = "{:<16}{:>10}{:>10}{:>10}{:>16}{:>14}"
+_WAYS: dict[str, Callable[[str], SupervisorApart | RemoteSupervisor]] = {
+    "apart": lambda base_url: SupervisorApart([base_url], _stand_in.MODEL),
+    "own": lambda base_url: RemoteSupervisor(Endpoint.open(base_url), _stand_in.MODEL),
+    "openai": lambda base_url: RemoteSupervisor(make_client(base_url), _stand_in.MODEL),
+}
 
 
 def main() -> None:
@@ -43,16 +52,17 @@ def main() -> None:
     if options.pairs < 1 or options.rounds < 1:
         parser.error("--pairs and --rounds must be at least 1")
     configure_logging("error")
-    print(f"client CPU seconds for 1,000 pairs of {_TOKENS} tokens, {_CONTINUATION} of them scored")
-    print(_ROW.format("format", "own connections", "openai client", "ratio"))
+    print(f"this process' CPU seconds for 1,000 pairs of {_TOKENS} tokens, {_CONTINUATION} of them scored")
+    print(_ROW.format("format", *_WAYS, "openai / own", "own / apart"))
     for name in _FORMATS:
         seconds: dict[str, list[float]] = {way: [] for way in _WAYS}
         with _stand_in.running(0.0, _PARALLEL, generate=name == "vllm-generate") as base_url:
             for turn in range(options.rounds):
-                for way, client in _WAYS.items():
-                    seconds[way].append(cpu_seconds(client(base_url), name, prompts(options.pairs, turn)))
-        own, openai = (1000 * statistics.median(seconds[way]) / options.pairs for way in _WAYS)
-        print(_ROW.format(name, f"{own:.2f}", f"{openai:.2f}", f"{openai / own:.1f}"), flush=True)
+                for way, connect in _WAYS.items():
+                    seconds[way].append(cpu_seconds(connect(base_url), name, prompts(options.pairs, turn)))
+        apart, own, openai = (1000 * statistics.median(seconds[way]) / options.pairs for way in _WAYS)
+        figures = f"{apart:.2f}", f"{own:.2f}", f"{openai:.2f}", f"{openai / own:.1f}", f"{own / apart:.1f}"
+        print(_ROW.format(name, *figures), flush=True)
 
 
 def prompts(count: int, seed: int) -> list[Prompt]:
@@ -64,13 +74,12 @@ def prompts(count: int, seed: int) -> list[Prompt]:
     ]
 
 
-def cpu_seconds(server: Server, name: str, work: list[Prompt]) -> float:
+def cpu_seconds(remote: SupervisorApart | RemoteSupervisor, name: str, work: list[Prompt]) -> float:
     """Of this process, for scoring all of it once.
 
     Raises:
         SystemExit: the client chose another format.
     """
-    remote = RemoteSupervisor(server, _stand_in.MODEL)
     with CachedSupervisor(remote, ScoreCache(None)) as supervisor, settled_heap():
         if remote.format != name:
             raise SystemExit(f"expected the format {name}, the client chose {remote.format}")
