@@ -40,5 +40,5 @@ def language_model(
         )
     raise OptionError(
         f"supervisor {supervisor.name} only scores: a server or a local model is needed to generate"
-        " (open_supervisor gives one)"
+        " (open_supervisor gives one, but not with apart=True)"
     )

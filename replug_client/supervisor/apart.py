@@ -10,22 +10,32 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, InvalidStateError
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
-import numpy as np
-import numpy.typing as npt
-
 from replug_client.errors import SupervisorError
-from replug_client.supervisor.canary import Identity
+from replug_client.supervisor.apart_line import Line
+from replug_client.supervisor.apart_messages import (
+    Begin,
+    Cancel,
+    CheckText,
+    Close,
+    Closed,
+    Done,
+    Ready,
+    Scored,
+    Settled,
+    Submit,
+    TakeBack,
+    unpacked,
+)
 from replug_client.supervisor.checks import check_lengths
 from replug_client.supervisor.options import ClientOptions
 from replug_client.supervisor.protocol import OnScores, Prompt, Retract, Score
@@ -33,99 +43,6 @@ from replug_client.supervisor.protocol import OnScores, Prompt, Retract, Score
 _log = logging.getLogger(__name__)
 
 _END_SECONDS = 10.0  # for a process that has said all
-
-Packed = tuple[list[int], npt.NDArray[np.float32]]
-"""Scores on their way: how many tokens each has, and the log-probs of all of them one after another."""
-
-
-@dataclass(frozen=True, slots=True)
-class Begin:
-    """To the process, first: what it connects to, and which log records are wanted."""
-
-    base_urls: Sequence[str]
-    model: str
-    timeout: float
-    options: ClientOptions
-    log_level: int
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """From the process, first: what :class:`RemoteSupervisor` has found out."""
-
-    name: str
-    format: str
-    max_prompt_tokens: int
-    identity: Identity
-
-
-@dataclass(frozen=True, slots=True)
-class Submit:
-    """To the process: score this. Prompts as tuples, which travel faster."""
-
-    number: int
-    prompts: Sequence[tuple[tuple[int, ...], int, str]]
-
-
-@dataclass(frozen=True, slots=True)
-class CheckText:
-    """To the process: see ``RemoteSupervisor.check_text``; answered with :class:`Done`."""
-
-    number: int
-    ids: tuple[int, ...]
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    """To the process: nobody waits for this any more."""
-
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    """To the process: close, and say how that went with :class:`Closed`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """From the process: a part of a submission, and a number by which it may be taken back."""
-
-    number: int
-    positions: Sequence[int]
-    scores: Packed
-    part: int
-
-
-@dataclass(frozen=True, slots=True)
-class TakeBack:
-    """From the process: that part's scores were another model's."""
-
-    part: int
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """From the process: that part's scores will not be taken back any more."""
-
-    part: int
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """From the process: this has ended, with an error or without, or was cancelled."""
-
-    number: int
-    error: BaseException | None = None
-    cancelled: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Closed:
-    """From the process, last; or first, where it could not connect."""
-
-    error: BaseException | None = None
 
 
 @dataclass(slots=True)
@@ -136,16 +53,31 @@ class _Submission:
     on_scores: OnScores | None
     future: Future[list[Score]] = field(default_factory=Future)
     scores: dict[int, Score] = field(default_factory=dict)
+    ended: bool = False
 
     def end(self, error: BaseException | None, cancelled: bool) -> None:
+        """The process has ended it; or nothing will come of it any more."""
         if cancelled:
             self.future.cancel()
+        if not self._may_end():
             return
-        with suppress(InvalidStateError):  # cancelled, or failed, by now
-            if error is not None:
-                self.future.set_exception(error)
-            else:
-                self.future.set_result([self.scores[position] for position in range(self.size)])
+        if error is not None:
+            self.future.set_exception(error)
+        else:
+            self.future.set_result([self.scores[position] for position in range(self.size)])
+
+    def fail(self, error: Exception) -> None:
+        """Its callback did; the process may still be at work on it."""
+        self.on_scores = None
+        if self._may_end():
+            self.future.set_exception(error)
+
+    def _may_end(self) -> bool:
+        """Not where it has, or where it was cancelled, which whoever waits is told."""
+        if self.ended:
+            return False
+        self.ended = True
+        return self.future.set_running_or_notify_cancel()
 
 
 class SupervisorApart:
@@ -174,19 +106,22 @@ class SupervisorApart:
         Raises:
             OptionError: as ``RemoteSupervisor``.
             SupervisorError: as there; or the process ended.
+            OSError: no process can be started.
         """
-        self._sending, self._lock = threading.Lock(), threading.Lock()
+        self._lock = threading.Lock()
         self._submissions: dict[int, _Submission] = {}
         self._parts: dict[int, Retract] = {}
         self._count = 0
-        self._end: BaseException | None = None  # why nothing can be asked any more
+        self._end: SupervisorError | None = None  # why nothing can be asked any more
         self._close_error: BaseException | None = None
         self._closed = False
-        self._process, self._connection = _start()
-        self._inbox = self._messages()
-        level = logging.getLogger("replug_client").getEffectiveLevel()
+        self._process, connection = _start()
+        self._line = Line(connection, self._process.kill)
+        self._inbox = self._line.received()
         try:
-            self._send(Begin(tuple(base_urls), model, timeout, options or ClientOptions(), level))
+            self._line.send(
+                Begin(tuple(base_urls), model, timeout, options or ClientOptions(), _log_levels())
+            )
             first = self._first()
         except BaseException:
             self._kill()
@@ -219,9 +154,10 @@ class SupervisorApart:
         """See ``StreamingSupervisor.submit``."""
         if self._closed:
             raise SupervisorError(f"supervisor {self.name} is closed")
+        prompts = tuple(prompts)
         check_lengths(prompts, self.max_prompt_tokens)
-        packed = [(prompt.ids, prompt.num_continuation, prompt.label) for prompt in prompts]
-        return self._ask(lambda number: Submit(number, packed), _Submission(len(packed), on_scores))
+        tuples = [(prompt.ids, prompt.num_continuation, prompt.label) for prompt in prompts]
+        return self._ask(lambda number: Submit(number, tuples), _Submission(len(tuples), on_scores))
 
     def close(self) -> None:
         """Drop what is under way, and end the process.
@@ -232,12 +168,13 @@ class SupervisorApart:
         if self._closed:
             return
         self._closed = True
-        with suppress(OSError):  # it is gone already
-            self._send(Close())
-        self._reader.join()
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(_END_SECONDS)
-        self._kill()
+        self._line.send(Close())
+        try:
+            self._reader.join()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_END_SECONDS)
+        finally:  # Ctrl-C does not leave it behind
+            self._kill()
         if self._close_error is not None:
             raise self._close_error
 
@@ -252,31 +189,18 @@ class SupervisorApart:
     ) -> Future[list[Score]]:
         with self._lock:
             if self._end is not None:
-                raise self._end
+                raise _again(self._end)
             self._count += 1
             number = self._count
             self._submissions[number] = submission
 
         def ended(future: Future[list[Score]]) -> None:
             if future.cancelled():
-                self._cancel(number)
+                self._line.send(Cancel(number))
 
         submission.future.add_done_callback(ended)
-        with suppress(OSError):  # then the reader has the end of it, and tells the future
-            self._send(message(number))
+        self._line.send(message(number))
         return submission.future
-
-    def _cancel(self, number: int) -> None:
-        with self._lock:
-            known = number in self._submissions
-        if known:
-            with suppress(OSError):
-                self._send(Cancel(number))
-
-    def _send(self, message: object) -> None:
-        content = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
-        with self._sending:
-            self._connection.send_bytes(content)
 
     def _first(self) -> Ready:
         """Log records until the process has connected, or has not."""
@@ -288,27 +212,33 @@ class SupervisorApart:
                     return message
                 case Closed(error) if error is not None:
                     raise error
-        raise self._gone()
+        raise SupervisorError(f"the process that is to ask the servers ended at its start ({self._status()})")
 
     def _read(self) -> None:
-        end: BaseException
         try:
-            closed = any(self._take(message) for message in self._inbox)
-            end = SupervisorError(f"supervisor {self.name} is closed") if closed else self._gone()
+            end = self._ended(any(self._take(message) for message in self._inbox))
         except Exception as error:  # whoever waits is not to wait for ever
-            _log.exception("a message of the process that asks the servers could not be read")
-            end = error
+            _log.exception("a message of the process that asks the servers was not understood")
+            end = SupervisorError(
+                f"a message of the process that asks the servers was not understood: {error!r}"
+            )
+            self._process.kill()
         with self._lock:
             self._end = end
             left, self._submissions = list(self._submissions.values()), {}
         for submission in left:
-            submission.end(end, cancelled=self._closed)
+            submission.end(_again(end), cancelled=self._closed)
 
-    def _messages(self) -> Iterator[object]:
-        """What comes from the process, until it ends."""
-        with suppress(EOFError, OSError):
-            while True:
-                yield from self._connection.recv()
+    def _ended(self, orderly: bool) -> SupervisorError:
+        """Why nothing more comes."""
+        if self._closed:
+            return SupervisorError(f"supervisor {self.name} is closed")
+        if orderly:
+            return SupervisorError(f"the process that asks the servers gave up: {self._close_error!r}")
+        return SupervisorError(
+            f"the process that asks the servers ended ({self._status()}). What was scored is kept: begin again, a"
+            " training run with --resume"
+        )
 
     def _take(self, message: object) -> bool:
         """Act on a message; whether it was the last."""
@@ -333,7 +263,9 @@ class SupervisorApart:
 
     def _hand_out(self, message: Scored) -> None:
         with self._lock:
-            submission = self._submissions[message.number]
+            submission = self._submissions.get(message.number)
+        if submission is None:  # cancelled: that was said while this was on its way
+            return
         scores = unpacked(message.scores)
         submission.scores.update(zip(message.positions, scores, strict=True))
         if submission.on_scores is None:
@@ -341,38 +273,33 @@ class SupervisorApart:
         try:
             retract = submission.on_scores(message.positions, scores)
         except Exception as error:  # of the caller's: a full disk, say
-            submission.end(error, cancelled=False)
-            self._cancel(message.number)
+            submission.fail(error)
+            self._line.send(Cancel(message.number))
         else:
             if retract is not None:
                 self._parts[message.part] = retract
 
-    def _gone(self) -> SupervisorError:
+    def _status(self) -> str:
         try:
-            status: int | str = self._process.wait(_END_SECONDS)
+            status = self._process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
-            status = "unknown"
-        return SupervisorError(
-            f"the process that asks the servers ended (status {status}; below 0 it is a signal's number: -9 is often"
-            " a machine without memory left). What was scored is kept: begin again, a training run with --resume"
-        )
+            return "it does not say how"
+        killed = ": a signal; 9 is often a machine without memory left" if status < 0 else ""
+        return f"status {status}{killed}"
 
     def _kill(self) -> None:
         self._process.kill()
         self._process.wait()
-        self._connection.close()
+        self._line.close()
 
 
-def packed(scores: Sequence[Score]) -> Packed:
-    """Scores as one array."""
-    values = [score.token_log_probs for score in scores]
-    return [len(value) for value in values], np.concatenate(values)
+def _again(error: SupervisorError) -> SupervisorError:
+    """One for each who is told: raised, an exception keeps where that was."""
+    return type(error)(*error.args)
 
 
-def unpacked(scores: Packed) -> list[Score]:
-    """The reverse of :func:`packed`."""
-    lengths, values = scores
-    return [Score(part) for part in np.split(values, np.cumsum(lengths)[:-1])]
+def _log_levels() -> dict[str, int]:
+    return {name: logging.getLogger(name or None).getEffectiveLevel() for name in ("", "replug_client")}
 
 
 def _take_back(retract: Retract) -> None:
@@ -391,14 +318,29 @@ def _log_here(record: logging.LogRecord) -> None:
 def _start() -> tuple[subprocess.Popen[bytes], Connection]:
     """The process, and this end of what leads there.
 
-    Not by ``multiprocessing``: that would run the caller's script once more.
+    Not by ``multiprocessing``: that would run the caller's script once more. In a group of its own: Ctrl-C is for this
+    process, which ends that one.
+
+    Raises:
+        OSError: it cannot be started.
     """
+    if not sys.executable or getattr(sys, "frozen", False):
+        raise OSError("where Python lies is not known to this program")
     here, there = socket.socketpair()
     with there:
-        command = [sys.executable, "-P", "-m", "replug_client.supervisor.apart_process", str(there.fileno())]
-        process = subprocess.Popen(
-            command, pass_fds=[there.fileno()], stdin=subprocess.DEVNULL, env=_environment()
-        )
+        module = "replug_client.supervisor.apart_process"
+        command = [sys.executable, "-P", "-m", module, str(there.fileno()), str(os.getpid())]
+        try:
+            process = subprocess.Popen(
+                command,
+                pass_fds=[there.fileno()],
+                stdin=subprocess.DEVNULL,
+                env=_environment(),
+                process_group=0,
+            )
+        except BaseException:
+            here.close()
+            raise
     return process, Connection(here.detach())
 
 

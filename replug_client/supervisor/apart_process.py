@@ -1,9 +1,8 @@
 """The process behind ``SupervisorApart``: a remote supervisor that is asked over a socket.
 
-python -m replug_client.supervisor.apart_process FILE_DESCRIPTOR
+python -m replug_client.supervisor.apart_process FILE_DESCRIPTOR PARENT
 
-One thread reads, one writes, and the supervisor has its own: none of them waits for another, so the other side can
-always send. It ends where the other side does, however that ends.
+It ends with the process PARENT that started it, however that ends.
 """
 
 from __future__ import annotations
@@ -11,21 +10,20 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import pickle
 import signal
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from logging.handlers import QueueHandler
 from multiprocessing.connection import Connection
-from queue import Empty, SimpleQueue
 from typing import Any
 
 from replug_client.errors import ReplugError, SupervisorError
-from replug_client.supervisor.apart import (
+from replug_client.supervisor.apart_line import Line
+from replug_client.supervisor.apart_messages import (
     Begin,
     Cancel,
     CheckText,
@@ -43,15 +41,14 @@ from replug_client.supervisor.client import RemoteSupervisor
 from replug_client.supervisor.endpoint import Endpoint
 from replug_client.supervisor.protocol import Prompt, Retract, Score
 
-Outbox = SimpleQueue[object]
-"""Messages to the other side, in order; may be filled from any thread, and from a finaliser."""
+_PARENT_SECONDS = 1.0  # between two looks whether it is there
 
 
 class Desk:
-    """Takes what is asked to the supervisor, and puts what comes of it into the outbox."""
+    """Takes what is asked to the supervisor, and what comes of it back."""
 
-    def __init__(self, supervisor: RemoteSupervisor, outbox: Outbox) -> None:
-        self._supervisor, self._outbox = supervisor, outbox
+    def __init__(self, supervisor: RemoteSupervisor, line: Line) -> None:
+        self._supervisor, self._line = supervisor, line
         self._futures: dict[int, Future[Any]] = {}
         self._parts = itertools.count()
 
@@ -73,20 +70,20 @@ class Desk:
     def _submit(self, number: int, prompts: list[Prompt]) -> None:
         def hand_over(positions: Sequence[int], scores: Sequence[Score]) -> Retract:
             part = next(self._parts)
-            self._outbox.put(Scored(number, list(positions), packed(scores), part))
-            retract = _TakeBack(self._outbox, part)
-            weakref.finalize(retract, self._outbox.put, Settled(part)).atexit = False
+            self._line.send(Scored(number, list(positions), packed(scores), part))
+            retract = _TakeBack(self._line, part)
+            weakref.finalize(retract, self._line.send, Settled(part)).atexit = False
             return retract
 
         def ended(future: Future[list[Score]]) -> None:
             self._futures.pop(number, None)
             cancelled = future.cancelled()
-            self._outbox.put(Done(number, None if cancelled else sendable(future.exception()), cancelled))
+            self._line.send(Done(number, None if cancelled else sendable(future.exception()), cancelled))
 
         try:
             future = self._supervisor.submit(prompts, hand_over)
         except Exception as error:
-            self._outbox.put(Done(number, sendable(error)))
+            self._line.send(Done(number, sendable(error)))
             return
         self._futures[number] = future
         future.add_done_callback(ended)
@@ -97,17 +94,17 @@ class Desk:
             self._supervisor.check_text(message.ids, message.text)
         except Exception as found:
             error = sendable(found)
-        self._outbox.put(Done(message.number, error))
+        self._line.send(Done(message.number, error))
 
 
 class _TakeBack:
     """Has scores taken back that are on the other side; gone where that is not to happen any more."""
 
-    def __init__(self, outbox: Outbox, part: int) -> None:
-        self._outbox, self._part = outbox, part
+    def __init__(self, line: Line, part: int) -> None:
+        self._line, self._part = line, part
 
     def __call__(self) -> None:
-        self._outbox.put(TakeBack(self._part))
+        self._line.send(TakeBack(self._part))
 
 
 def sendable(error: BaseException | None) -> BaseException | None:
@@ -115,50 +112,27 @@ def sendable(error: BaseException | None) -> BaseException | None:
     return error if error is None or isinstance(error, ReplugError) else SupervisorError(repr(error))
 
 
-def write(connection: Connection, outbox: Outbox) -> None:
-    """Send what is in the outbox, all that there is at a time, until None comes."""
-    while True:
-        batch = [outbox.get()]
-        with suppress(Empty):
-            while True:
-                batch.append(outbox.get_nowait())
-        last = None in batch
-        try:
-            connection.send_bytes(
-                pickle.dumps([message for message in batch if message is not None], pickle.HIGHEST_PROTOCOL)
-            )
-        except OSError:
-            os._exit(1)  # the other side is gone
-        if last:
-            return
-
-
 def serve(connection: Connection) -> None:
     """Until the other side closes, or is gone."""
-    outbox: Outbox = SimpleQueue()
-    writer = threading.Thread(target=write, args=(connection, outbox), daemon=True)
-    writer.start()
-    outbox.put(_closed(connection, outbox))
-    outbox.put(None)
-    writer.join()
+    line = Line(connection, lambda: os._exit(1))
+    line.send(_closed(line))
+    line.close()
 
 
-def _closed(connection: Connection, outbox: Outbox) -> Closed:
+def _closed(line: Line) -> Closed:
     """Connect, take what comes, and close."""
+    inbox = line.received()
     try:
-        begin: Begin = connection.recv()
-        logging.getLogger().addHandler(QueueHandler(outbox))
-        logging.getLogger("replug_client").setLevel(begin.log_level)
+        begin = next(inbox)
+        assert isinstance(begin, Begin)
+        _log_to(line, begin)
         endpoints = [Endpoint.open(url, timeout=begin.timeout) for url in begin.base_urls]
         supervisor = RemoteSupervisor(endpoints, begin.model, begin.options)
-        outbox.put(
+        line.send(
             Ready(supervisor.name, supervisor.format, supervisor.max_prompt_tokens, supervisor.identity)
         )
-        desk = Desk(supervisor, outbox)
-        try:
-            while not desk.take(connection.recv()):
-                pass
-        except (EOFError, OSError):
+        desk = Desk(supervisor, line)
+        if not any(desk.take(message) for message in inbox):
             os._exit(1)  # nobody is left to tell
         supervisor.close()
     except Exception as error:
@@ -166,10 +140,27 @@ def _closed(connection: Connection, outbox: Outbox) -> Closed:
     return Closed()
 
 
+def _log_to(line: Line, begin: Begin) -> None:
+    """Log records and warnings go to the other side, which has the screen and says from which level on."""
+    logging.captureWarnings(True)
+    logging.getLogger().addHandler(QueueHandler(line.outbox))
+    for name, level in begin.log_levels.items():
+        logging.getLogger(name or None).setLevel(level)
+
+
+def end_with(parent: int) -> None:
+    """End this process when ``parent`` has; a fork of that one may still hold the other end of the socket."""
+    while os.getppid() == parent:
+        time.sleep(_PARENT_SECONDS)
+    os._exit(1)
+
+
 def main() -> None:
     """Serve the one that started this process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the other side, which closes this one
-    serve(Connection(int(sys.argv[1])))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the other side, which closes this one
+    connection, parent = Connection(int(sys.argv[1])), int(sys.argv[2])
+    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
+    serve(connection)
 
 
 if __name__ == "__main__":

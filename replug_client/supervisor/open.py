@@ -40,9 +40,9 @@ class SupervisorOptions:
         tokenizer: Name or folder of the tokenizer, where it is not to be found by ``model``.
         cache_dir: Where ``scores.sqlite`` lies; None keeps scores in memory only.
         timeout: Seconds that a server has for an answer.
-        apart: Ask servers from a process of its own (``SupervisorApart``): beside a training run, say.
         client: How a server is asked.
         local: How a local model is run.
+        apart: Ask servers from a process of its own (``SupervisorApart``), as beside a training run; it only scores.
     """
 
     model: str
@@ -51,9 +51,9 @@ class SupervisorOptions:
     tokenizer: str | None = None
     cache_dir: str | Path | None = None
     timeout: float = 600.0
-    apart: bool = False
     client: ClientOptions = field(default_factory=ClientOptions)
     local: LocalOptions = field(default_factory=LocalOptions)
+    apart: bool = False
 
 
 def open_supervisor(options: SupervisorOptions) -> tuple[CachedSupervisor, SupervisorTokenizer]:
@@ -98,7 +98,10 @@ def open_supervisor(options: SupervisorOptions) -> tuple[CachedSupervisor, Super
 
 def _connect(options: SupervisorOptions, urls: Sequence[str]) -> RemoteSupervisor | SupervisorApart:
     if options.apart:
-        return SupervisorApart(urls, options.model, options.client, timeout=options.timeout)
+        try:
+            return SupervisorApart(urls, options.model, options.client, timeout=options.timeout)
+        except OSError as error:
+            _log.warning("servers are asked from this process, for no other one can be started (%s)", error)
     servers = [Endpoint.open(url, timeout=options.timeout) for url in urls]
     return RemoteSupervisor(servers, options.model, options.client)
 

@@ -2,8 +2,8 @@
 
 Another model may come behind a connection that never breaks: a rolling update behind nginx, Envoy or Kubernetes.
 So a server is held against the canary now and then while it works, and once at the end; where it fails, what it has
-answered since the last time is taken back out of the score cache. A driver that is killed cannot do so: what
-came in the last ``ClientOptions.canary_every`` seconds before is kept as it is.
+answered since the last time is taken back out of the score cache. A driver that is killed, or the process that asks
+for it (``SupervisorApart``), cannot do so: what came in the last ``ClientOptions.canary_every`` seconds is kept.
 """
 
 from __future__ import annotations

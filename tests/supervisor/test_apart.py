@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import wait
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,8 @@ from replug_client.errors import (
     SupervisorError,
     SupervisorUnavailableError,
 )
-from replug_client.supervisor.apart import SupervisorApart, packed, unpacked
+from replug_client.supervisor.apart import SupervisorApart
+from replug_client.supervisor.apart_messages import packed, unpacked
 from replug_client.supervisor.apart_process import sendable
 from replug_client.supervisor.cache import ScoreCache
 from replug_client.supervisor.cached import CachedSupervisor
@@ -32,7 +34,7 @@ from replug_client.supervisor.endpoint import NoConnectionError
 from replug_client.supervisor.fake import hashed_log_probs
 from replug_client.supervisor.open import SupervisorOptions, open_supervisor
 from replug_client.supervisor.options import ClientOptions
-from replug_client.supervisor.protocol import Score
+from replug_client.supervisor.protocol import Prompt, Score
 from tests.supervisor.client_tools import check, start
 from tests.supervisor.contract import random_prompts
 from tests.supervisor.fake_server import MODEL, Body, FakeServer
@@ -54,6 +56,17 @@ def apart(stack: ExitStack, *base_urls: str, options: ClientOptions = QUICK) -> 
 
     stack.callback(close)
     return supervisor
+
+
+def hold(stack: ExitStack, server: FakeServer) -> None:
+    """It answers no more, until the test is over."""
+    release = threading.Event()
+    stack.callback(release.set)
+
+    def wait(server: FakeServer, payload: dict[str, object], body: Body) -> None:
+        release.wait(20)
+
+    server.mischief = wait
 
 
 def process_of(supervisor: SupervisorApart) -> int:
@@ -118,29 +131,44 @@ def test_a_failed_submission_says_what_one_in_this_process_says_and_keeps_the_re
     check(prompts[:5], supervisor.score(prompts[:5]))
 
 
+MANY = replace(QUICK, concurrency=16, prompts_per_request=1)
+
+
 def test_what_the_callback_raises_ends_that_submission_alone(stack: ExitStack) -> None:
+    """Though more of its scores are on their way."""
     (server,) = servers(stack, 1)
-    supervisor = apart(stack, server.base_url)
+    supervisor = apart(stack, server.base_url, options=MANY)
+    calls = []
 
     def full(positions: Sequence[int], scores: Sequence[Score]) -> None:
+        calls.append(positions)
         raise OSError("no space left on the disk")
 
-    with pytest.raises(OSError, match="no space left"):
-        supervisor.submit(random_prompts(40), full).result()
+    for turn in range(1, 16):
+        with pytest.raises(OSError, match="no space left"):
+            supervisor.submit(random_prompts(40, seed=turn), full).result()
+        assert len(calls) == turn
+    check(random_prompts(6), supervisor.score(random_prompts(6)))
+
+
+def test_a_cancelled_submission_ends_that_one_alone(stack: ExitStack) -> None:
+    """Though more of its scores are on their way; and whoever waits for it is told."""
+    (server,) = servers(stack, 1)
+    supervisor = apart(stack, server.base_url, options=MANY)
+    for turn in range(20):
+        first = threading.Event()
+        future = supervisor.submit(random_prompts(40, seed=turn), lambda *_, first=first: first.set())
+        assert first.wait(20)
+        if future.cancel():
+            assert wait([future], timeout=20).not_done == set()
     check(random_prompts(6), supervisor.score(random_prompts(6)))
 
 
 def test_a_cancelled_submission_is_dropped_there(stack: ExitStack) -> None:
     (server,) = servers(stack, 1)
-    release = threading.Event()
-    stack.callback(release.set)
-
-    def wait(server: FakeServer, payload: dict[str, object], body: Body) -> None:
-        release.wait(20)
-
     supervisor = apart(stack, server.base_url, options=replace(QUICK, concurrency=1))
     before = len(server.requests)
-    server.mischief = wait
+    hold(stack, server)
     future = supervisor.submit(random_prompts(40))
     eventually(lambda: len(server.requests) > before)
     assert future.cancel()
@@ -192,56 +220,100 @@ def test_its_log_comes_out_here(stack: ExitStack, caplog: pytest.LogCaptureFixtu
 
 def test_its_end_is_an_error_that_says_so_and_not_a_wait_without_end(stack: ExitStack) -> None:
     (server,) = servers(stack, 1)
-    release = threading.Event()
-    stack.callback(release.set)
     supervisor = apart(stack, server.base_url)
-
-    def wait(server: FakeServer, payload: dict[str, object], body: Body) -> None:
-        release.wait(20)
-
-    server.mischief = wait
+    hold(stack, server)
     future = supervisor.submit(random_prompts(8))
     os.kill(process_of(supervisor), signal.SIGKILL)
     with pytest.raises(SupervisorError, match=r"status -9.*--resume"):
         future.result(timeout=20)
     eventually(lambda: supervisor._end is not None)
-    with pytest.raises(SupervisorError, match="status -9"):
-        supervisor.submit(random_prompts(2))
+    for _ in range(2):
+        with pytest.raises(SupervisorError, match="status -9") as caught:
+            supervisor.submit(random_prompts(2))
+        assert caught.value is not supervisor._end
     supervisor.close()
     with pytest.raises(SupervisorError, match="closed"):
         supervisor.submit(random_prompts(2))
 
 
+def test_a_message_that_is_not_understood_ends_it(
+    stack: ExitStack, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (server,) = servers(stack, 1)
+    supervisor = apart(stack, server.base_url)
+    monkeypatch.setattr("replug_client.supervisor.apart.unpacked", lambda _: 1 / 0)
+    with pytest.raises(SupervisorError, match="not understood: ZeroDivisionError"):
+        supervisor.submit(random_prompts(8)).result(timeout=20)
+    eventually(lambda: not is_there(process_of(supervisor)))
+
+
+def test_what_cannot_be_sent_ends_it(stack: ExitStack, capsys: pytest.CaptureFixture[str]) -> None:
+    (server,) = servers(stack, 1)
+    supervisor = apart(stack, server.base_url)
+    supervisor._line.send(threading.Lock())
+    eventually(lambda: supervisor._end is not None)
+    assert "cannot pickle" in capsys.readouterr().err
+    assert not is_there(process_of(supervisor))
+
+
 def test_closing_ends_what_is_under_way_and_the_process(stack: ExitStack) -> None:
     (server,) = servers(stack, 1)
     supervisor = apart(stack, server.base_url)
-    release = threading.Event()
-    stack.callback(release.set)
-
-    def wait(server: FakeServer, payload: dict[str, object], body: Body) -> None:
-        release.wait(20)
-
-    server.mischief = wait
+    hold(stack, server)
     future = supervisor.submit(random_prompts(8))
+    # More than the socket holds is on its way.
+    late = supervisor.submit([Prompt((1,) * 200, 1)] * 20_000)
     pid = process_of(supervisor)
     supervisor.close()
-    assert future.cancelled()
+    assert future.cancelled() and late.cancelled()
     assert not is_there(pid)
 
 
+def test_ctrl_c_while_it_closes_leaves_no_process(stack: ExitStack) -> None:
+    (server,) = servers(stack, 1)
+    supervisor = apart(stack, server.base_url)
+    os.kill(process_of(supervisor), signal.SIGSTOP)  # it will not close
+    main_thread = threading.main_thread().ident
+    assert main_thread is not None
+    timer = threading.Timer(0.5, signal.pthread_kill, [main_thread, signal.SIGINT])
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        supervisor.close()
+    timer.join()
+    assert not is_there(process_of(supervisor))
+
+
+def test_a_timeout_is_kept_there(stack: ExitStack) -> None:
+    (server,) = servers(stack, 1)
+    options = replace(QUICK, attempts=1, server_wait=0.1)
+    supervisor = SupervisorApart([server.base_url], MODEL, options, timeout=0.5)
+    stack.callback(supervisor.close)
+    hold(stack, server)
+    with pytest.raises(SupervisorError, match=r"no answer in 0\.5 s"):
+        supervisor.score(random_prompts(1))
+
+
 # No `if __name__ == "__main__"`: a process that ran this once more would begin a third one.
+# The fork holds the driver's end of the socket open.
 SCRIPT = """
-import sys, time
+import os, sys, time
 from replug_client.supervisor.apart import SupervisorApart
 supervisor = SupervisorApart([sys.argv[1]], "fake-lm")
+if sys.argv[2] == "fork" and os.fork() == 0:
+    time.sleep(30)
+    os._exit(0)
 print(supervisor._process.pid, flush=True)
 time.sleep(60)
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
+@pytest.mark.parametrize(
+    ("how", "fork"),
+    [(signal.SIGKILL, ""), (signal.SIGTERM, ""), (signal.SIGKILL, "fork")],
+    ids=["SIGKILL", "SIGTERM", "SIGKILL beside a fork"],
+)
 def test_it_ends_with_the_process_that_began_it(
-    stack: ExitStack, tmp_path: Path, how: signal.Signals
+    stack: ExitStack, tmp_path: Path, how: signal.Signals, fork: str
 ) -> None:
     (server,) = servers(stack, 1)
     script = tmp_path / "script.py"
@@ -250,17 +322,22 @@ def test_it_ends_with_the_process_that_began_it(
     (tmp_path / "openai.py").write_text("raise SystemExit('not this one')")
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     with subprocess.Popen(
-        [sys.executable, "-P", str(script), server.base_url],
+        [sys.executable, "-P", str(script), server.base_url, fork],
         stdout=subprocess.PIPE,
         text=True,
         env=environment,
         cwd=tmp_path,
+        start_new_session=True,
     ) as driver:
         assert driver.stdout is not None
+        group = driver.pid
         pid = int(driver.stdout.readline())
         assert is_there(pid)
         driver.send_signal(how)
-    eventually(lambda: not is_there(pid))
+        driver.wait()
+        eventually(lambda: not is_there(pid))
+        if fork:
+            os.killpg(group, signal.SIGKILL)
 
 
 def test_ctrl_c_is_for_the_process_that_began_it(stack: ExitStack) -> None:
@@ -280,6 +357,17 @@ def test_open_supervisor_takes_it_and_holds_the_tokenizer_against_the_servers(st
         assert isinstance(supervisor.wrapped, SupervisorApart)
         assert tokenizer.encode("ab") == [197, 198]
         check(random_prompts(6), supervisor.score(random_prompts(6)))
+
+
+def test_without_a_process_it_asks_from_this_one_and_says_so(
+    stack: ExitStack, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (server,) = servers(stack, 1)
+    monkeypatch.setattr(sys, "executable", "")
+    supervisor, _ = open_supervisor(SupervisorOptions(MODEL, base_url=server.base_url, apart=True))
+    with supervisor:
+        assert isinstance(supervisor.wrapped, RemoteSupervisor)
+    assert "servers are asked from this process" in caplog.text
 
 
 def test_scores_travel_bit_for_bit() -> None:
