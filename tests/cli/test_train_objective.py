@@ -38,6 +38,12 @@ def test_auto_is_what_is_done_without_the_flag(flags: list[str], monkeypatch: py
     assert options.target.temperature_gold is None
 
 
+def test_a_server_is_asked_from_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    code, options = asked(monkeypatch)
+    assert code == 0 and options is not None
+    assert options.supervisor.apart
+
+
 @pytest.mark.parametrize(
     ("flags", "kl", "denominator", "negatives"),
     [

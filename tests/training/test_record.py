@@ -303,6 +303,7 @@ def test_where_and_how_fast_may_change(tmp_path: Path) -> None:
         cache_dir=tmp_path,
         timeout=1.0,
         client=ClientOptions(concurrency=3),
+        apart=True,
     )
     place = replace(resume.place, cache_dir=tmp_path / "elsewhere")
     record.starting_point(replace(resume, supervisor=supervisor, place=place), HASHES)
