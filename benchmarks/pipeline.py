@@ -15,8 +15,8 @@ alone, some 600 bytes a pair), and vllm, which is all that vLLM gives on a CPU (
 bytes a pair). With few cores, what the client reads comes out of the steps: of a step that works on all of them, each
 second on one holds up the others. --threads leaves some to the client and to the stand-in, as a GPU would.
 
-As `replug train` has it beside a server, the client is in a process of its own, and idle threads sleep, unless OMP_WAIT_POLICY says otherwise; the CPU time of
-training alone is printed.
+As `replug train` has it beside a server, the client is in a process of its own, and idle threads sleep, unless
+OMP_WAIT_POLICY says otherwise; the CPU time of training alone, of its process, is printed.
 """
 
 from __future__ import annotations
