@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,12 +135,15 @@ class CandidateStream:
         return 0 if self._static else max(0, batch // self._generation - 1) * self._generation
 
     def start(self, batch: int, mine: Mine) -> None:
-        """Begin at ``batch`` (0, or where a resumed run goes on): ready its generation and the next one."""
+        """Begin at ``batch`` (0, or where a resumed run goes on): ready its generation and the next one.
+
+        The first is retrieved in parts, so that the supervisor is at work on one while the next is retrieved.
+        """
         current = batch // self._generation
         self._discard_from(current + 2)
         self._pending.clear()
         self._next_generation = current
-        self._prepare(mine, skip=batch - current * self._generation)
+        self._prepare(mine, skip=batch - current * self._generation, in_parts=True)
         self._prepare(mine)
 
     def advance(self, batch: int, mine: Mine) -> None:
@@ -195,7 +198,7 @@ class CandidateStream:
         log_likelihoods[owned] = [score.log_likelihood for score in scores]
         return self._processes.total(log_likelihoods)
 
-    def _prepare(self, mine: Mine, skip: int = 0) -> None:
+    def _prepare(self, mine: Mine, skip: int = 0, *, in_parts: bool = False) -> None:
         number = self._next_generation
         self._next_generation += 1
         first = number * self._generation
@@ -204,14 +207,31 @@ class CandidateStream:
             return
         rows = self._load(number, batches.shape)
         if rows is None:
-            began = time.perf_counter()
-            numbers = batches.reshape(-1)
-            rows = self._processes.divide(len(numbers), lambda positions: mine(numbers[positions]))
-            rows = rows.reshape(*batches.shape, -1)
-            self.timings.retrieving += time.perf_counter() - began
+            parts = []
+            for part in self._parts(len(batches)) if in_parts else [slice(0, len(batches))]:
+                parts.append(self._retrieve(batches[part], mine))
+                left = max(0, skip - part.start)
+                self._submit(batches[part][left:], parts[-1][left:])
+            rows = np.concatenate(parts)
             self._store(number, rows)
+        else:
+            self._submit(batches[skip:], rows[skip:])
         self.first_rows = self._first_rows(batches, rows)
-        self._submit(batches[skip:], rows[skip:])
+
+    def _parts(self, count: int) -> Iterator[slice]:
+        """The first as small as it can be, for until then nothing is scored; each next one twice as large."""
+        start, size = 0, self._group
+        while start < count:
+            yield slice(start, min(start + size, count))
+            start, size = start + size, 2 * size
+
+    def _retrieve(self, batches: Rows, mine: Mine) -> Rows:
+        """``(n, batch)`` example numbers in, ``(n, batch, K)`` corpus rows out."""
+        began = time.perf_counter()
+        numbers = batches.reshape(-1)
+        rows = self._processes.divide(len(numbers), lambda positions: mine(numbers[positions]))
+        self.timings.retrieving += time.perf_counter() - began
+        return rows.reshape(*batches.shape, -1)
 
     def _first_rows(self, batches: Rows, rows: Rows) -> Rows:
         # A generation may go through the examples several times, and several of them may have one query.

@@ -13,7 +13,7 @@ import pytest
 from replug_client.corpus.records import Example
 from replug_client.errors import SupervisorError
 from replug_client.supervisor.fake import FakeSupervisor
-from replug_client.supervisor.protocol import Prompt, Score
+from replug_client.supervisor.protocol import OnScores, Prompt, Score
 from replug_client.training.candidates import NO_PASSAGE, Rows
 from replug_client.training.schedule import Schedule
 from replug_client.training.stream import CandidateStream, Mine
@@ -104,15 +104,54 @@ def as_lists(taken: Sequence[Rows]) -> list[list[list[int]]]:
     return [rows.tolist() for rows in taken]
 
 
-@pytest.mark.parametrize("group", [1, 2, 64])
-def test_each_generation_is_retrieved_when_the_one_before_it_begins(group: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("group", "first"), [(1, [2, 4]), (2, [4, 2]), (64, [6])])
+def test_each_generation_is_retrieved_when_the_one_before_it_begins(
+    group: int, first: list[int], tmp_path: Path
+) -> None:
+    """The first one in parts."""
     weights = Weights()
     taken = run(stream_in(tmp_path, group=group), weights, 0, TOTAL)
     assert as_lists(taken) == expected_rows(0, TOTAL)
-    assert [step for step, _ in weights.mined] == [0, 0, 3, 6]
+    assert [step for step, _ in weights.mined] == [0] * len(first) + [0, 3, 6]
     stream = stream_in(tmp_path)
     assert [stream.retrieved_at(batch) for batch in range(TOTAL)] == [*map(retrieved_at, range(TOTAL))]
-    assert [len(numbers) for _, numbers in weights.mined] == [6, 6, 6, 4]  # the run ends within the last
+    sizes = [len(numbers) for _, numbers in weights.mined]
+    assert sizes == [*first, 6, 6, 4]  # the run ends within the last
+
+
+class Recording(FakeSupervisor):
+    """Notes how many prompts each submission holds."""
+
+    def __init__(self) -> None:
+        super().__init__(scores_of)
+        self.sent: list[int] = []
+
+    def submit(self, prompts: Sequence[Prompt], on_scores: OnScores | None = None) -> Future[list[Score]]:
+        self.sent.append(len(prompts))
+        return super().submit(prompts, on_scores)
+
+
+def test_the_supervisor_is_at_work_before_all_is_retrieved(tmp_path: Path) -> None:
+    supervisor, before = Recording(), []
+
+    def mine(numbers: Rows) -> Rows:
+        before.append(list(supervisor.sent))
+        return rows_at(0, numbers)
+
+    stream_in(tmp_path, supervisor).start(0, mine)
+    assert before == [[], [4], [4, 4, 4]]
+
+
+@pytest.mark.parametrize("skip", [1, 2])
+def test_what_a_resumed_run_has_trained_on_is_not_sent_again(skip: int, tmp_path: Path) -> None:
+    """Nor where the file of candidates is gone."""
+    for _ in "gone", "there":
+        supervisor = Recording()
+        stream = stream_in(tmp_path, supervisor)
+        stream.start(skip, Weights().mine)
+        assert supervisor.sent == [4] * (2 * GENERATION - skip)
+        for batch in range(skip, 2 * GENERATION):
+            stream.take(SCHEDULE.batches(batch, batch + 1)[0])
 
 
 @pytest.mark.parametrize("stop", [4, 5, 6, 9, 10])
@@ -245,4 +284,4 @@ def test_candidates_of_another_shape_on_disk_are_retrieved_anew(tmp_path: Path) 
     weights = Weights()
     mine: Mine = weights.mine
     stream_in(tmp_path).start(0, mine)
-    assert [step for step, _ in weights.mined] == [0, 0]
+    assert [step for step, _ in weights.mined] == [0, 0, 0]
