@@ -1,6 +1,7 @@
 """Wall time of training beside scoring, over the longer of the two alone: 1 is a perfect overlap.
 
 python -m benchmarks.pipeline [--steps 60] [--rounds 3] [--formats vllm-generate,vllm] [--threads N]
+    [--inside]
 
 The sizes are those of the README's session: passages, queries and continuations of 128 tokens, batches of 4 examples;
 the query encoder is trained. A stand-in server of fixed latency and parallelism scores, so that scoring costs hardly
@@ -16,7 +17,8 @@ bytes a pair). With few cores, what the client reads comes out of the steps: of 
 second on one holds up the others. --threads leaves some to the client and to the stand-in, as a GPU would.
 
 As `replug train` has it beside a server, the client is in a process of its own, and idle threads sleep, unless
-OMP_WAIT_POLICY says otherwise; the CPU time of training alone, of its process, is printed.
+OMP_WAIT_POLICY says otherwise; the CPU time of training alone, of its process, is printed. With --inside the client is
+in the training process.
 """
 
 from __future__ import annotations
@@ -94,6 +96,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--formats", default="vllm-generate,vllm", help="with commas between them")
     parser.add_argument("--threads", type=int, help="of a training step; default: torch's, one a core")
+    parser.add_argument("--inside", action="store_true", help="the client in the training process")
     asked = parser.parse_args()
     if asked.threads is not None:
         if asked.threads < 1:
@@ -107,7 +110,7 @@ def main() -> None:
         os.execv(sys.executable, [sys.executable, "-m", "benchmarks.pipeline", *sys.argv[1:]])
     configure_logging("error")
     with tempfile.TemporaryDirectory() as folder:
-        options = options_for(Path(folder), asked.steps)
+        options = options_for(Path(folder), asked.steps, apart=not asked.inside)
         for name in formats:
             measure(options, name, Path(folder), asked.rounds)
 
@@ -160,7 +163,7 @@ def check_format(options: TrainOptions, base_url: str, name: str) -> None:
             raise SystemExit(f"expected the format {name}, the client chose {getattr(found, 'format', None)}")
 
 
-def options_for(folder: Path, steps: int) -> TrainOptions:
+def options_for(folder: Path, steps: int, *, apart: bool) -> TrainOptions:
     """A small real corpus of this Python's library, embedded; and a run over it."""
     corpus = stdlib_corpus.CorpusOptions(files=max(_LEAST_FILES, steps))
     report = stdlib_corpus.build(folder / "data", corpus)
@@ -178,7 +181,7 @@ def options_for(folder: Path, steps: int) -> TrainOptions:
             pred_len=_TOKENS,
         ),
         encoder=encoder,
-        supervisor=SupervisorOptions(_stand_in.MODEL, tokenizer=str(LM), apart=True),
+        supervisor=SupervisorOptions(_stand_in.MODEL, tokenizer=str(LM), apart=apart),
         place=PlaceOptions(folder / "output", folder / "cache"),
         candidates=CandidateOptions(10, 4, 2),
         target=TargetOptions(temperature_score=0.1, temperature_gold=0.1),
