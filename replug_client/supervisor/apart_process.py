@@ -42,6 +42,18 @@ from replug_client.supervisor.endpoint import Endpoint
 from replug_client.supervisor.protocol import Prompt, Retract, Score
 
 _PARENT_SECONDS = 1.0  # between two looks whether it is there
+_SAID = (
+    "name",
+    "levelno",
+    "levelname",
+    "msg",
+    "pathname",
+    "filename",
+    "module",
+    "lineno",
+    "funcName",
+    "created",
+)
 
 
 class Desk:
@@ -140,10 +152,18 @@ def _closed(line: Line) -> Closed:
     return Closed()
 
 
+class _LogLine(QueueHandler):
+    """Sends log records without what a library may have hung on them, which might not travel."""
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        said = {name: value for name, value in vars(record).items() if name in _SAID}
+        self.queue.put_nowait(logging.makeLogRecord(said))
+
+
 def _log_to(line: Line, begin: Begin) -> None:
     """Log records and warnings go to the other side, which has the screen and says from which level on."""
     logging.captureWarnings(True)
-    logging.getLogger().addHandler(QueueHandler(line.outbox))
+    logging.getLogger().addHandler(_LogLine(line.outbox))
     for name, level in begin.log_levels.items():
         logging.getLogger(name or None).setLevel(level)
 

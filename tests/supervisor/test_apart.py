@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from concurrent.futures import wait
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 import pytest
@@ -26,7 +28,7 @@ from replug_client.errors import (
 )
 from replug_client.supervisor.apart import SupervisorApart
 from replug_client.supervisor.apart_messages import packed, unpacked
-from replug_client.supervisor.apart_process import sendable
+from replug_client.supervisor.apart_process import _LogLine, sendable
 from replug_client.supervisor.cache import ScoreCache
 from replug_client.supervisor.cached import CachedSupervisor
 from replug_client.supervisor.client import RemoteSupervisor
@@ -376,6 +378,16 @@ def test_scores_travel_bit_for_bit() -> None:
     assert [score.token_log_probs.tobytes() for score in there] == [
         score.token_log_probs.tobytes() for score in scores
     ]
+
+
+def test_log_records_travel_without_what_hangs_on_them() -> None:
+    outbox: SimpleQueue[object] = SimpleQueue()
+    record = logging.makeLogRecord({"name": "x", "msg": "%d left", "args": (3,), "lock": threading.Lock()})
+    _LogLine(outbox).handle(record)
+    sent = outbox.get()
+    assert isinstance(sent, logging.LogRecord)
+    assert (sent.name, sent.getMessage()) == ("x", "3 left")
+    assert pickle.dumps(sent)
 
 
 def test_errors_travel_as_what_they_are_and_foreign_ones_as_text() -> None:
