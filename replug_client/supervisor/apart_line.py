@@ -1,8 +1,10 @@
-"""Messages between a process and the one that it has started: pickles over a socket that only they have."""
+"""Messages between a process and the one that it has started, over a socket that only they have.
+
+As ``multiprocessing`` sends objects: pickled, which is safe between the two, for nobody else can write there.
+"""
 
 from __future__ import annotations
 
-import pickle
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -52,7 +54,7 @@ class Line:
                         batch.append(self.outbox.get_nowait())
                 last = None in batch
                 messages = [message for message in batch if message is not None]
-                self._connection.send_bytes(pickle.dumps(messages, pickle.HIGHEST_PROTOCOL))
+                self._connection.send(messages)
         except OSError:  # the other end is gone
             self._broken()
         except BaseException:  # no memory, or a message that cannot travel: nobody is to wait for it for ever

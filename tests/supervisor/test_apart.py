@@ -275,6 +275,8 @@ def test_ctrl_c_while_it_closes_leaves_no_process(stack: ExitStack) -> None:
     (server,) = servers(stack, 1)
     supervisor = apart(stack, server.base_url)
     os.kill(process_of(supervisor), signal.SIGSTOP)  # it will not close
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where tests run in processes
+    stack.callback(signal.signal, signal.SIGINT, before)
     main_thread = threading.main_thread().ident
     assert main_thread is not None
     timer = threading.Timer(0.5, signal.pthread_kill, [main_thread, signal.SIGINT])
