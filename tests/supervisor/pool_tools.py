@@ -5,14 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 from replug_client.supervisor.canary import CANARY
 from replug_client.supervisor.client import ClientOptions, RemoteSupervisor
 from replug_client.supervisor.endpoint import Endpoint
 from replug_client.supervisor.fake import hashed_log_probs
-from replug_client.supervisor.protocol import Prompt
+from replug_client.supervisor.protocol import OnScores, Prompt, Retract, Score
 from tests.supervisor.fake_server import MODEL, Body, FakeServer, running
 
 QUICK = ClientOptions(
@@ -27,6 +29,7 @@ class Breakable(FakeServer):
         super().__init__(**settings)
         self.down = False
         self.let_through = -1  # so many requests for pairs, and then it is down
+        self.may_break = lambda: True  # ... as soon as this is so
         self.pairs: list[tuple[int, ...]] = []
         self.mischief = Breakable._break
         self._guard = threading.Lock()
@@ -37,7 +40,9 @@ class Breakable(FakeServer):
         canary = any(tuple(ids) == CANARY.ids for ids in payload["prompt"])
         with server._guard:
             if not canary and not server.down:
-                server.down = server.let_through == 0
+                if server.let_through == 0:
+                    eventually(server.may_break)
+                    server.down = True
                 server.let_through -= 1
             if server.down:
                 return 0, None
@@ -63,6 +68,33 @@ def started(server: Breakable) -> Iterator[Breakable]:
 def connect(stack: ExitStack, pool: Sequence[FakeServer], options: ClientOptions = QUICK) -> RemoteSupervisor:
     clients = [Endpoint.open(server.base_url, timeout=20) for server in pool]
     return stack.enter_context(RemoteSupervisor(clients, MODEL, options))
+
+
+class Watched:
+    """A client of ``pool``, whose servers break no connection before each of their answers was taken in.
+
+    One that is still held back when its server is gone is rightly asked of another.
+    """
+
+    def __init__(self, supervisor: RemoteSupervisor, pool: Sequence[Breakable]) -> None:
+        self._supervisor = supervisor
+        self._taken: set[tuple[int, ...]] = set()
+        for server in pool:
+            server.may_break = partial(self._has_taken_all_of, server)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._supervisor, name)
+
+    def submit(self, prompts: Sequence[Prompt], on_scores: OnScores | None = None) -> Future[list[Score]]:
+        def take(positions: Sequence[int], scores: Sequence[Score]) -> Retract | None:
+            retract = on_scores(positions, scores) if on_scores else None
+            self._taken.update(prompts[position].ids for position in positions)
+            return retract
+
+        return self._supervisor.submit(prompts, take)
+
+    def _has_taken_all_of(self, server: Breakable) -> bool:
+        return self._taken.issuperset(server.pairs)
 
 
 def eventually(condition: Callable[[], bool]) -> None:

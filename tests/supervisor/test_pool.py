@@ -20,7 +20,16 @@ from replug_client.supervisor.endpoint import Endpoint
 from tests.supervisor.client_tools import check
 from tests.supervisor.contract import random_prompts
 from tests.supervisor.fake_server import MODEL, Body, FakeServer, running
-from tests.supervisor.pool_tools import QUICK, Breakable, connect, eventually, other_model, servers, started
+from tests.supervisor.pool_tools import (
+    QUICK,
+    Breakable,
+    Watched,
+    connect,
+    eventually,
+    other_model,
+    servers,
+    started,
+)
 
 
 def test_all_servers_work_and_each_prompt_is_asked_once(stack: ExitStack) -> None:
@@ -231,7 +240,7 @@ def test_work_goes_on_while_one_lives_and_the_other_is_taken_back(
     supervisor = connect(stack, [first, second])
     prompts = random_prompts(80)
     with caplog.at_level(logging.WARNING):
-        check(prompts, supervisor.score(prompts))
+        check(prompts, Watched(supervisor, [first]).submit(prompts).result(timeout=20))
         asked = [*first.pairs, *second.pairs]
         assert sorted(asked) == sorted(prompt.ids for prompt in prompts), "nothing received is asked again"
         eventually(lambda: f"{first.base_url} is gone" in caplog.text)
@@ -265,7 +274,7 @@ def test_the_wait_is_bounded_and_what_was_scored_is_kept(stack: ExitStack) -> No
     first.let_through = second.let_through = 4
     remote = connect(stack, [first, second], replace(QUICK, server_wait=0.2))
     cache = ScoreCache(None)
-    supervisor = CachedSupervisor(remote, cache)
+    supervisor = CachedSupervisor(Watched(remote, [first, second]), cache)
     prompts = random_prompts(60)
     with pytest.raises(SupervisorUnavailableError, match=r"no supervisor came back in 0\.2 s") as caught:
         supervisor.score(prompts)
