@@ -179,11 +179,14 @@ def retrieval(
         str | None, typer.Option("--device", help="cpu, cuda, cuda:1, ...", rich_help_panel=_RUNNING)
     ] = None,
     compute_dtype: Annotated[
-        ComputeDtypes,
+        ComputeDtypes | None,
         typer.Option(
-            "--compute_dtype", help="Precision when passages are embedded.", rich_help_panel=_RUNNING
+            "--compute_dtype",
+            help="Precision when passages are embedded. Left out: over the run's own corpus that of its passage "
+            "vectors, else float32.",
+            rich_help_panel=_RUNNING,
         ),
-    ] = ComputeDtypes.FLOAT32,
+    ] = None,
     batch_size: Annotated[
         int, typer.Option("--batch_size", min=1, help="Passages a forward pass.", rich_help_panel=_RUNNING)
     ] = 64,
@@ -231,7 +234,7 @@ def retrieval(
         resamples=resamples,
         seed=seed,
         device=device,
-        compute_dtype=compute_dtype.value,
+        compute_dtype=None if compute_dtype is None else compute_dtype.value,
         batch_size=batch_size,
         run_dir=run_dir,
     )

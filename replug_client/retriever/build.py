@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from sentence_transformers import SentenceTransformer
 
 from replug_client.corpus.store import PassageStore
 from replug_client.errors import ArtefactError, StaleArtefactError
 from replug_client.retriever.embedding import EmbedOptions, embed_shard
-from replug_client.retriever.encoder import EncoderOptions, fingerprint
+from replug_client.retriever.encoder import ComputeDtype, EncoderOptions, fingerprint
 from replug_client.retriever.freshness import differences
 from replug_client.retriever.index import FaissIndex
 from replug_client.retriever.projection import has_projection, project, without_projection
@@ -38,12 +39,14 @@ def build_index(
     *,
     encoder_options: EncoderOptions | None = None,
     shards: Sequence[Shard] = (),
-    embed: EmbedOptions | None = None,
+    compute_dtype: ComputeDtype | None = None,
+    batch_size: int = 64,
 ) -> FaissIndex:
     """The index of all passages under this very model.
 
     A model tuned on the query side alone has its base's passage vectors: the base's shards serve it too. Those of
-    a model with a projection are one matrix product away from its base's.
+    a model with a projection are one matrix product away from its base's. Vectors that must be made are made in the
+    precision that the shards were computed in, so that two encoders of one corpus are compared in one.
 
     Args:
         model: The encoder.
@@ -52,25 +55,26 @@ def build_index(
             encoder and corpus, and found again.
         encoder_options: What ``model`` was loaded with, noted in the manifest; None: not known.
         shards: Vectors that are used if they are fresh for this model and hold the whole corpus.
-        embed: How to embed; the whole corpus becomes one shard.
+        compute_dtype: Precision of the encoder; shards made in another do not serve. None: that of the shards, if
+            they hold this corpus, else float32.
+        batch_size: Passages a forward pass.
 
     Raises:
         CorpusError: no passages.
         ArtefactError: the vectors cannot be made or written.
     """
-    covered = sum(len(shard) for shard in shards) == len(store)
-    if shards and covered and not differences(shards, model, store):
-        return FaissIndex.from_shards(shards)
-    if (
-        has_projection(model)
-        and shards
-        and covered
-        and not differences(shards, without_projection(model), store)
-    ):
-        return FaissIndex.from_vectors(project(model, [shard.vectors for shard in shards]))
-    asked = embed or EmbedOptions()
-    whole = EmbedOptions(dtype=asked.dtype, batch_size=asked.batch_size, compute_dtype=asked.compute_dtype)
+    covered = sum(map(len, shards)) == len(store)
+    whole = shards if covered and shards and shards[0].manifest.corpus_sha256 == store.sha256 else ()
+    theirs = cast(ComputeDtype, whole[0].manifest.compute_dtype) if whole else "float32"
+    precision = compute_dtype or theirs
+    serve = compute_dtype is None or all(shard.manifest.compute_dtype == compute_dtype for shard in whole)
+    if whole and serve:
+        if not differences(whole, model, store):
+            return FaissIndex.from_shards(whole)
+        if has_projection(model) and not differences(whole, without_projection(model), store):
+            return FaissIndex.from_vectors(project(model, [shard.vectors for shard in whole]))
+    asked = EmbedOptions(batch_size=batch_size, compute_dtype=precision)
     key = fingerprint(model, "document").key
-    name = f"{store.sha256[:16]}-{key}-{whole.compute_dtype}-{whole.dtype}"
+    name = f"{store.sha256[:16]}-{key}-{asked.compute_dtype}-{asked.dtype}"
     directory = cache_dir / "embeddings" / name
-    return FaissIndex.from_shards([embed_shard(model, store, directory, whole, encoder_options)])
+    return FaissIndex.from_shards([embed_shard(model, store, directory, asked, encoder_options)])

@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -161,3 +162,36 @@ def test_a_models_own_index_takes_shards_that_are_fresh_and_whole_else_embeds_on
 
     assert len(build_index(base, store, cache, shards=shards[:1])) == 12, "half the corpus is not the corpus"
     assert len(list((cache / "embeddings").iterdir())) == 2
+
+
+def test_vectors_that_are_made_beside_shards_are_made_in_their_precision(
+    options: EncoderOptions, store: PassageStore, tmp_path: Path
+) -> None:
+    base = load_encoder(options)
+    plan = EmbedOptions(dtype="float16", compute_dtype="bfloat16")
+    shards = [embed_shard(base, store, tmp_path / "bf16", plan, options)]
+    tuned, cache = changed(base), tmp_path / "cache"
+    rough = encode_passages(tuned, TEXTS, dtype="bfloat16")
+
+    def made(**how: Any) -> str:
+        index = build_index(tuned, store, cache / str(how), shards=shards, **how)
+        (folder,) = (cache / str(how) / "embeddings").iterdir()
+        (shard,) = open_shards([folder])
+        difference = abs(index.vectors(index.rows) - rough).max()
+        assert (difference < 1e-6) == (shard.manifest.compute_dtype == "bfloat16")
+        return shard.manifest.compute_dtype
+
+    assert made() == "bfloat16"
+    assert made(compute_dtype="float32") == "float32"
+    build_index(base, store, cache, shards=shards, compute_dtype="bfloat16")
+    assert not (cache / "embeddings").exists()
+    build_index(base, store, cache, shards=shards, compute_dtype="float32")
+    assert len(list((cache / "embeddings").iterdir())) == 1, (
+        "the shards are of another precision than was asked for"
+    )
+
+    other = store_of(tmp_path / "other", [*TEXTS[:-1], "another text"])
+    build_index(base, other, cache / "other", shards=shards)
+    (folder,) = (cache / "other" / "embeddings").iterdir()
+    (shard,) = open_shards([folder])
+    assert shard.manifest.compute_dtype == "float32", "shards of another corpus say nothing of this one"

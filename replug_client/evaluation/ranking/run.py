@@ -35,7 +35,6 @@ from replug_client.evaluation.ranking.tables import (
 from replug_client.evaluation.results import EvaluationResult
 from replug_client.evaluation.tuned_run import TunedRun, read_queries
 from replug_client.retriever.build import usable_shards
-from replug_client.retriever.embedding import EmbedOptions
 from replug_client.retriever.encoder import ComputeDtype, EncoderOptions
 from replug_client.retriever.fingerprint import identity
 
@@ -66,7 +65,8 @@ class RankingOptions:
         resamples: Of bootstrap and randomisation test.
         seed: Of both.
         device: Of the encoders; None takes a GPU where there is one.
-        compute_dtype: Precision of the encoders' matrix products when passages are embedded.
+        compute_dtype: Precision of the encoders' matrix products when passages are embedded; None: over the run's
+            corpus that of its passage vectors, else float32.
         batch_size: Passages a forward pass.
         cache_dir: Where data sets, corpora and passage vectors are kept.
         run_dir: Where rankings, judgements and figures of each query are written; None: nowhere.
@@ -91,7 +91,7 @@ class RankingOptions:
     resamples: int = 10_000
     seed: int = 0
     device: str | None = None
-    compute_dtype: ComputeDtype = "float32"
+    compute_dtype: ComputeDtype | None = None
     batch_size: int = 64
     run_dir: Path | None = None
 
@@ -232,7 +232,8 @@ def _search(options: RankingOptions, run: TunedRun | None, names: Sequence[str])
         fusion=options.fusion,
         cache_dir=options.cache_dir,
         shards=usable_shards(run.shards) if run is not None and options.base is None else (),
-        embed=EmbedOptions(compute_dtype=options.compute_dtype, batch_size=options.batch_size),
+        compute_dtype=options.compute_dtype,
+        batch_size=options.batch_size,
         drop_identical=not options.keep_identical,
     )
 

@@ -16,8 +16,7 @@ from replug_client.errors import OptionError
 from replug_client.evaluation.ranking.fusion import Fusion, fuse
 from replug_client.evaluation.ranking.measures import Ranked, ranked
 from replug_client.retriever.build import build_index
-from replug_client.retriever.embedding import EmbedOptions
-from replug_client.retriever.encoder import EncoderOptions, fingerprint, load_encoder
+from replug_client.retriever.encoder import ComputeDtype, EncoderOptions, fingerprint, load_encoder
 from replug_client.retriever.hybrid import LazyMatches
 from replug_client.retriever.index import PassageIndex
 from replug_client.retriever.lexical import LexicalIndex
@@ -80,7 +79,9 @@ class Search:
         fusion: How lists are fused; each is searched to ``top_k``.
         cache_dir: Where passage vectors are kept.
         shards: Vectors made before, used where they fit the corpus and the encoder.
-        embed: How passages are embedded.
+        compute_dtype: Precision when passages are embedded; None: that of the shards, where they fit the corpus, else
+            float32.
+        batch_size: Passages a forward pass.
         drop_identical: A passage with the query's own id is not a result (BEIR's rule: ArguAna's and Quora's queries
             stand in their corpora).
     """
@@ -91,7 +92,8 @@ class Search:
     fusion: Fusion
     cache_dir: Path
     shards: Sequence[Shard] = ()
-    embed: EmbedOptions | None = None
+    compute_dtype: ComputeDtype | None = None
+    batch_size: int = 64
     drop_identical: bool = True
 
     def run(self, store: PassageStore, queries: Mapping[str, str]) -> dict[str, Ranked]:
@@ -139,7 +141,8 @@ class Search:
                 self.cache_dir,
                 encoder_options=encoder.options,
                 shards=self.shards,
-                embed=self.embed,
+                compute_dtype=self.compute_dtype,
+                batch_size=self.batch_size,
             )
         matches = LazyMatches(store.iter_texts)
         result = Retriever(encoder.model, indexes[key], matches).search(queries, k, f"queries, {name}")
