@@ -8,7 +8,7 @@ it smaller, in a folder of its own. Each line is a run of run_replug_lsr.py with
 demo's own table on the files that are held out of training. All runs have the same examples, the same candidates
 (the base's: --refresh_every 0; but for the line that says otherwise) and one score cache: the first run has the pairs
 scored beside its steps, which slows these down; the others find them there. A line that is done is kept in its folder
-and not run again, so an interrupted benchmark goes on.
+and not run again, nor is training that was done before an interruption.
 
 Columns: held-out bits per byte of the first passage; base minus tuned with its 95 % interval over files; the part
 of the distance from the base's first passage to the best of its ten that is closed. On the validation examples, the
@@ -47,7 +47,7 @@ from replug_client.evaluation.conditions import BASE, TUNED
 from replug_client.evaluation.tuned_run import RUN_NAME
 from replug_client.progress import configure_logging
 
-_CELL = "cell.json"
+_CELL, _TRAINED = "cell.json", "trained.json"
 _MEND = "Remove its folder, and run the benchmark again."
 _RSS_UNIT = 1024 if sys.platform == "linux" else 1  # bytes in what getrusage counts
 
@@ -218,8 +218,7 @@ def run_cell(cell: Cell, plan: Plan, base: Path) -> dict[str, Any]:
     folder = Path(flags["output_dir"])
     path = folder / _CELL
     if not path.exists():
-        print(f"python run_replug_lsr.py {shown(flags)}", flush=True)
-        memory = run_program("run_replug_lsr.py", flags, folder.with_suffix(".log"))
+        memory = train(flags)
         evaluation = table_options(plan, folder, folder / "held_out.json")
         run_program(EVALUATE, evaluate_flags(evaluation), folder.with_suffix(".log"))
         table = write_results(evaluation)
@@ -246,6 +245,17 @@ def run_cell(cell: Cell, plan: Plan, base: Path) -> dict[str, Any]:
     line = read_json(path, mend=_MEND)
     print(markdown([line]).splitlines()[-1], flush=True)
     return line
+
+
+def train(flags: dict[str, str]) -> int | None:
+    """Train, or find it done by an earlier start that got no further; the process's peak memory, where it is known."""
+    folder = Path(flags["output_dir"])
+    record, measured = folder / RUN_NAME, folder / _TRAINED
+    if not record.exists() or read_json(record, mend=_MEND).get("status") != "complete":
+        print(f"python run_replug_lsr.py {shown(flags)}", flush=True)
+        memory = run_program("run_replug_lsr.py", flags, folder.with_suffix(".log"))
+        write_json(measured, {"memory": memory})
+    return read_json(measured, mend=_MEND)["memory"] if measured.exists() else None
 
 
 def steps_a_second(figures: dict[str, Any]) -> float:
@@ -307,7 +317,7 @@ def _row(line: dict[str, Any]) -> list[str]:
         _interval(*gain),
         f"{line['steps_a_second']:.2f}",
         f"{line['asked']:,} + {line['cached']:,}",
-        f"{line['memory'] / 2**30:.1f} GiB",
+        "" if line["memory"] is None else f"{line['memory'] / 2**30:.1f} GiB",
     ]
 
 
