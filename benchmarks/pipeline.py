@@ -1,7 +1,7 @@
 """Wall time of training beside scoring, over the longer of the two alone: 1 is a perfect overlap.
 
-python -m benchmarks.pipeline [--steps 60] [--rounds 3] [--formats vllm-generate,vllm] [--threads N]
-    [--inside]
+python -m benchmarks.pipeline [--steps 60] [--rounds 3] [--formats direct,vllm-generate,vllm]
+    [--threads N] [--inside]
 
 The sizes are those of the README's session: passages, queries and continuations of 128 tokens, batches of 4 examples;
 the query encoder is trained. A stand-in server of fixed latency and parallelism scores, so that scoring costs hardly
@@ -11,14 +11,15 @@ both together, each with an empty cache, and training alone once more. Medians o
 its runs, for a machine is not always as fast. Timed is from the start of the candidate
 stream to the last step; what comes before (loading, and choosing the temperatures) is no part of the pipeline.
 
-In two formats: vllm-generate, which `python -m server` switches on where there is a GPU (log-probs of the continuation
-alone, some 600 bytes a pair), and vllm, which is all that vLLM gives on a CPU (those of the whole prompt, some 20,000
-bytes a pair). With few cores, what the client reads comes out of the steps: of a step that works on all of them, each
-second on one holds up the others. --threads leaves some to the client and to the stand-in, as a GPU would.
+Three stand-ins. direct: no server, in the place of the client, so that scoring costs no CPU to speak of: what the
+pipeline itself leaves of the overlap. The others are behind HTTP, in two formats: vllm-generate, which `python -m
+server` switches on where there is a GPU (log-probs of the continuation alone, some 600 bytes a pair), and vllm, which
+is all that vLLM gives on a CPU (those of the whole prompt, some 20,000 bytes a pair). There, client and stand-in take
+CPU, which is printed, and with few cores that comes out of the steps: of a step that works on all of them, each second
+on one holds up the others. --threads leaves some to the client and to the stand-in, as a GPU would.
 
 As `replug train` has it beside a server, the client is in a process of its own, and idle threads sleep, unless
-OMP_WAIT_POLICY says otherwise; the CPU time of training alone, of its process, is printed. With --inside the client is
-in the training process.
+OMP_WAIT_POLICY says otherwise. With --inside the client is in the training process.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ import shutil
 import sys
 import tempfile
 import time
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -39,6 +41,7 @@ import numpy as np
 import torch
 
 from benchmarks import _stand_in
+from benchmarks._direct import DirectSupervisor
 from demo import stdlib_corpus
 from demo.pipeline import LM, minilm
 from replug_client.corpus.store import PassageStore
@@ -46,9 +49,12 @@ from replug_client.progress import configure_logging
 from replug_client.retriever.embedding import EmbedOptions, embed_shard
 from replug_client.retriever.encoder import EncoderOptions, load_encoder
 from replug_client.supervisor.apart import SupervisorApart
+from replug_client.supervisor.cache import ScoreCache
+from replug_client.supervisor.cached import CachedSupervisor
 from replug_client.supervisor.client import RemoteSupervisor
-from replug_client.supervisor.open import SupervisorOptions, open_supervisor
+from replug_client.supervisor.open import CACHE_FILE, SupervisorOptions, open_supervisor
 from replug_client.supervisor.protocol import Prompt
+from replug_client.supervisor.tokenizer import SupervisorTokenizer, load_tokenizer
 from replug_client.threads import wait_asleep
 from replug_client.training.candidates import NO_PASSAGE, CandidateOptions
 from replug_client.training.heap import settled_heap
@@ -61,10 +67,15 @@ from replug_client.training.run import build_trainer
 _LEAST_FILES = 16
 _TOKENS, _BATCH = 128, 4
 _PARALLEL = 64
-_FORMATS = ("vllm-generate", "vllm")
+_DIRECT = "direct"
+_FORMATS = (_DIRECT, "vllm-generate", "vllm")
 _GOAL = 1.1  # wall time of both together, over the longer of the two alone
 _ROW = "{:>9}{:>15}{:>16}{:>10}{:>11}{:>7}"
 _SLOWNESS = (0.5, 1.0, 2.0)  # scoring alone, in units of training alone
+
+Opened = tuple[CachedSupervisor, SupervisorTokenizer]
+Open = Callable[[str | None], Opened]
+"""Connects to a stand-in; its scores are kept under a name, or in memory only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +90,13 @@ class Trained:
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """What was measured beside a server of one slowness, in seconds."""
+    """What was measured beside a server of one slowness, in seconds; ``cpu``: of client and stand-in, a scoring."""
 
     slowness: float
     scoring: list[float] = field(default_factory=list)
     together: list[float] = field(default_factory=list)
     waiting: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
 
 
 def main() -> None:
@@ -94,7 +106,7 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--formats", default="vllm-generate,vllm", help="with commas between them")
+    parser.add_argument("--formats", default=",".join(_FORMATS), help="with commas between them")
     parser.add_argument("--threads", type=int, help="of a training step; default: torch's, one a core")
     parser.add_argument("--inside", action="store_true", help="the client in the training process")
     asked = parser.parse_args()
@@ -118,10 +130,9 @@ def main() -> None:
 def measure(options: TrainOptions, name: str, folder: Path, rounds: int) -> None:
     """One table, with the server in one format."""
     options = replace(options, place=replace(options.place, output_dir=folder / name))
-    server = partial(_stand_in.running, parallel=_PARALLEL, generate=name == "vllm-generate")
+    server = partial(stand_in, options, name)
     kept = f"kept-{name}"
     with server(0) as fast:
-        check_format(options, fast, name)
         train(options, fast, kept)
         alone = train(options, fast, kept)
         pairs = sum(map(len, alone.batches))
@@ -131,11 +142,13 @@ def measure(options: TrainOptions, name: str, folder: Path, rounds: int) -> None
         for _ in range(rounds):
             for turn in turns:
                 latency = turn.slowness * alone.seconds * _PARALLEL / pairs
-                with server(latency) as base_url:
-                    turn.scoring.append(score_alone(options, base_url, alone.batches))
-                    both = train(options, base_url, None)
+                before = cpu_of_children()
+                with server(latency) as slow:
+                    turn.scoring.append(score_alone(slow, alone.batches))
+                    both = train(options, slow, None)
                 if both.batches != alone.batches:
                     raise SystemExit("the run beside the server asked for other pairs than the run alone")
+                turn.cpu.append((cpu_of_children() - before) / 2)  # everything was scored twice
                 turn.together.append(both.seconds)
                 turn.waiting.append(both.waiting)
                 trainings.append(train(options, fast, kept))
@@ -147,20 +160,49 @@ def measure(options: TrainOptions, name: str, folder: Path, rounds: int) -> None
             print(_ROW.format(*(f"{figure:.1f}" for figure in figures), f"{ratios[-1]:.2f}"), flush=True)
         print(f"largest ratio: {max(ratios):.2f} (goal: at most {_GOAL:g})")
         cpu = median(run.cpu_seconds for run in trainings)
-        print(f"training alone: {cpu:.1f} s of CPU, OMP_WAIT_POLICY={os.environ['OMP_WAIT_POLICY']}")
+        print(
+            f"CPU: training alone {cpu:.1f} s, OMP_WAIT_POLICY={os.environ['OMP_WAIT_POLICY']};"
+            f" the processes that score {median(cpu for turn in turns for cpu in turn.cpu):.1f} s"
+        )
 
 
-def check_format(options: TrainOptions, base_url: str, name: str) -> None:
-    """The client takes what gives the right numbers; a stand-in that is refused would be measured in another format.
+def cpu_of_children() -> float:
+    """Seconds that child processes have taken which have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+@contextmanager
+def stand_in(options: TrainOptions, name: str, seconds: float) -> Iterator[Open]:
+    """One that takes ``seconds`` for a pair, and has ``_PARALLEL`` under way.
 
     Raises:
-        SystemExit: it is refused.
+        SystemExit: the client takes it in another format than ``name``, in which it would then be measured.
     """
-    supervisor, _ = open_supervisor(open_for(options, base_url, None))
-    with closing(supervisor):
-        found = supervisor.wrapped
-        if not isinstance(found, RemoteSupervisor | SupervisorApart) or found.format != name:
-            raise SystemExit(f"expected the format {name}, the client chose {getattr(found, 'format', None)}")
+    if name == _DIRECT:
+        yield partial(_open_direct, options, seconds)
+        return
+    with _stand_in.running(seconds, _PARALLEL, generate=name == "vllm-generate") as base_url:
+        open_ = partial(_open_server, options, base_url)
+        supervisor, _ = open_(None)
+        with closing(supervisor):
+            found = supervisor.wrapped
+            if not isinstance(found, RemoteSupervisor | SupervisorApart) or found.format != name:
+                raise SystemExit(
+                    f"expected the format {name}, the client chose {getattr(found, 'format', None)}"
+                )
+        yield open_
+
+
+def _open_server(options: TrainOptions, base_url: str, cache: str | None) -> Opened:
+    folder = None if cache is None else options.place.cache_dir / cache
+    return open_supervisor(replace(options.supervisor, base_url=base_url, cache_dir=folder))
+
+
+def _open_direct(options: TrainOptions, seconds: float, cache: str | None) -> Opened:
+    path = None if cache is None else options.place.cache_dir / cache / CACHE_FILE
+    supervisor = CachedSupervisor(DirectSupervisor(seconds, _PARALLEL), ScoreCache(path))
+    return supervisor, load_tokenizer(str(LM))
 
 
 def options_for(folder: Path, steps: int, *, apart: bool) -> TrainOptions:
@@ -190,17 +232,11 @@ def options_for(folder: Path, steps: int, *, apart: bool) -> TrainOptions:
     )
 
 
-def open_for(options: TrainOptions, base_url: str, cache: str | None) -> SupervisorOptions:
-    """The supervisor at ``base_url``; its scores are kept under a name, or in memory only."""
-    folder = None if cache is None else options.place.cache_dir / cache
-    return replace(options.supervisor, base_url=base_url, cache_dir=folder)
-
-
-def train(options: TrainOptions, base_url: str, cache: str | None) -> Trained:
+def train(options: TrainOptions, open_: Open, cache: str | None) -> Trained:
     """Train from the base, as ``replug train`` does, and time the steps."""
     shutil.rmtree(options.place.output_dir, ignore_errors=True)
     store = PassageStore.open(options.data.passages, options.place.cache_dir)
-    supervisor, tokenizer = open_supervisor(open_for(options, base_url, cache))
+    supervisor, tokenizer = open_(cache)
     with closing(supervisor):
         prepared = prepare(options, store, supervisor, tokenizer)
         if len(prepared.sets.train) < (needed := _BATCH * (options.steps.max_steps or 0)):
@@ -231,9 +267,9 @@ def pairs_of(options: TrainOptions, prepared: Prepared) -> list[list[Prompt]]:
     ]
 
 
-def score_alone(options: TrainOptions, base_url: str, batches: list[list[Prompt]]) -> float:
+def score_alone(open_: Open, batches: list[list[Prompt]]) -> float:
     """Seconds to score every pair, submitted as the stream submits them, with nothing beside it."""
-    supervisor, _ = open_supervisor(open_for(options, base_url, None))
+    supervisor, _ = open_(None)
     with closing(supervisor), settled_heap():  # as a training run has it
         began = time.perf_counter()
         for future in [supervisor.submit(batch) for batch in batches]:
