@@ -291,7 +291,8 @@ def configure_logging(level: str = "info") -> None:
 
     May be called again; the last call counts. Third-party loggers are kept at warnings (at
     ``debug`` they speak too), and the bars of transformers, datasets and huggingface_hub are
-    turned off, since replug draws its own.
+    turned off, since replug draws its own. How far long work is (:func:`progress`) is said at every
+    level but ``error``, as a bar on a terminal is shown.
 
     Raises:
         OptionError: ``level`` is not one of debug, info, warning, error.
@@ -306,6 +307,7 @@ def configure_logging(level: str = "info") -> None:
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(name.upper())
+    logger.setLevel("ERROR" if name == "error" else "INFO")
     logging.captureWarnings(True)
     for chatty in _CHATTY:
         logging.getLogger(chatty).setLevel(logging.NOTSET if name == "debug" else logging.WARNING)

@@ -47,7 +47,7 @@ def clean_logging() -> Iterator[None]:
     root.handlers[:] = handlers
     root.setLevel(level)
     logging.captureWarnings(False)
-    for name in module._CHATTY:
+    for name in (*module._CHATTY, module.logger.name):
         logging.getLogger(name).setLevel(logging.NOTSET)
     for name in set(os.environ) - set(environment):
         del os.environ[name]
@@ -117,7 +117,7 @@ def work(clock: Clock, advance: Callable[[int], None], seconds: int, a_second: i
 def test_where_stderr_is_no_terminal_there_are_lines_ever_more_seldom(
     clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", module.logger.name)
     with progress("Embedding passages", 40_000, "passages") as advance:
         work(clock, advance, 35, 100)
         assert caplog.messages == ["Embedding passages: 3,000 of 40,000 passages, 100/s, 6 min left"]
@@ -130,8 +130,19 @@ def test_where_stderr_is_no_terminal_there_are_lines_ever_more_seldom(
     ]
 
 
+@pytest.mark.usefixtures("clean_logging")
+@pytest.mark.parametrize(("level", "lines"), [("debug", 2), ("warning", 2), ("error", 0)])
+def test_a_log_that_warns_alone_says_how_far_long_work_is_too(
+    clock: Clock, capsys: pytest.CaptureFixture[str], level: str, lines: int
+) -> None:
+    configure_logging(level)
+    with progress("Embedding passages", 40_000, "passages") as advance:
+        work(clock, advance, 35, 100)
+    assert len(capsys.readouterr().err.splitlines()) == lines
+
+
 def test_lines_come_at_least_every_ten_minutes(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", module.logger.name)
     with progress("training", 1_000_000, "steps") as advance:
         work(clock, advance, 4 * 3600, 1)
         lines = len(caplog.messages)
@@ -141,7 +152,7 @@ def test_lines_come_at_least_every_ten_minutes(clock: Clock, caplog: pytest.LogC
 
 
 def test_what_is_soon_over_has_no_line(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", module.logger.name)
     with progress("Reading", 10, "passages") as advance:
         work(clock, advance, 29, 1)
     assert caplog.messages == []
@@ -150,7 +161,7 @@ def test_what_is_soon_over_has_no_line(clock: Clock, caplog: pytest.LogCaptureFi
 def test_lines_count_what_was_done_before_but_not_in_the_rate(
     clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", module.logger.name)
     with progress("corpus.tar", 9_000_000, "B", 3_000_000) as advance:
         work(clock, advance, 30, 100_000)
     assert caplog.messages == [
@@ -162,7 +173,7 @@ def test_lines_count_what_was_done_before_but_not_in_the_rate(
 def test_lines_of_an_unknown_total_and_of_more_than_was_expected(
     clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", module.logger.name)
     with progress("scoring", None, "pairs") as advance, progress("Reading", 1, "rows") as more:
         work(clock, advance, 30, 2)
         more(3)
@@ -172,7 +183,7 @@ def test_lines_of_an_unknown_total_and_of_more_than_was_expected(
 def test_of_what_takes_longer_than_a_second_the_seconds_are_shown(
     clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", module.logger.name)
     with progress("training", 94, "steps") as advance:
         for seconds in (34, 100, 1200):
             clock.now += seconds
@@ -188,7 +199,7 @@ def test_of_what_takes_longer_than_a_second_the_seconds_are_shown(
 def test_the_other_processes_of_a_run_write_no_lines(
     clock: Clock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", module.logger.name)
     monkeypatch.setattr(module, "_muted", True)
     with progress("Reading", 10, "passages") as advance:
         work(clock, advance, 60, 1)
