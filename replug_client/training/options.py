@@ -211,7 +211,7 @@ class StepOptions:
         accumulation: Batches an optimiser step.
         refresh_every: Optimiser steps between two retrievals with the current retriever (``both``: and
             re-embeddings of the passages); 0 keeps the base's candidates for the whole run.
-        eval_every: Optimiser steps between two validations; 0: a quarter of the run, rounded down.
+        eval_every: Optimiser steps between two validations; 0: a quarter of the run, rounded up.
         keep: Which weights the run ends with.
         dropout: Of the encoder while training.
         train_word_embeddings: Whether the input word embeddings are trained.

@@ -256,7 +256,7 @@ def _arguments(
     steps = options.steps
     folder = options.place.output_dir
     best = validates and steps.keep is Keep.BEST
-    every = min(total_steps, steps.eval_every or max(1, total_steps // _VALIDATIONS))
+    every = min(total_steps, steps.eval_every or -(-total_steps // _VALIDATIONS))
     args = SentenceTransformerTrainingArguments(
         output_dir=str(folder / "checkpoints"),
         per_device_train_batch_size=steps.batch_size,
