@@ -155,7 +155,9 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="the experiment instead of the demo")
     parser.add_argument("--modes", default="query,head,both", help="with commas between them")
     parser.add_argument(
-        "--only", default="", help="only objectives whose name holds this text, or one of several (A|B)"
+        "--only",
+        default="",
+        help="only this objective, or those whose name holds this text; or one of several (A|B)",
     )
     parser.add_argument("--seeds", default="0", help="with commas between them")
     parser.add_argument("--files", type=int, help="of the library; fewer is smaller")
@@ -167,7 +169,7 @@ def main() -> None:
         for mode, target, seed in itertools.product(
             options.modes.split(","), TARGETS, options.seeds.split(",")
         )
-        if any(text in target for text in options.only.split("|"))
+        if any(text == target or (text not in TARGETS and text in target) for text in options.only.split("|"))
     ]
     # `head` trains no encoder here, and has its own rate: lines that differ in the encoder's would be one run twice.
     # Nor has it weights for words.
